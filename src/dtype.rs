@@ -1,0 +1,102 @@
+//! Element types, plain and quantized.
+
+use std::{fmt, str::FromStr};
+
+use crate::error::{Error, Result};
+
+/// The one table of block-quantized formats: `Variant, module in quant/, GGUF type id, elements and bytes of a block`.
+/// A new format is one line here and one file in `quant/`.
+macro_rules! quant_table {
+    ($callback:ident) => {
+        $callback! {
+            Q4_0, q4_0, 2, 32, 18;
+            Q8_0, q8_0, 8, 32, 34;
+            Q4_K, q4_k, 12, 256, 144;
+            Q6_K, q6_k, 14, 256, 210;
+        }
+    };
+}
+pub(crate) use quant_table;
+
+macro_rules! dtypes {
+    ($($quant:ident, $file:ident, $gguf:literal, $elements:literal, $bytes:literal;)*) => {
+        /// The type of a tensor's elements. Quantized types store blocks of several elements; names are GGUF's own.
+        #[non_exhaustive]
+        #[allow(missing_docs, non_camel_case_types, reason = "the formats' own names")]
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub enum DType { F32, F16, BF16, F8E4M3, F8E5M2, I8, U8, I32, $($quant,)* }
+
+        impl DType {
+            /// Every type, plain ones first.
+            pub const ALL: &'static [DType] = &[
+                DType::F32, DType::F16, DType::BF16, DType::F8E4M3, DType::F8E5M2, DType::I8, DType::U8, DType::I32,
+                $(DType::$quant,)*
+            ];
+
+            /// The name used in every text: `f32`, `bf16`, `q4_k`, ...
+            pub const fn name(self) -> &'static str {
+                match self {
+                    DType::F32 => "f32", DType::F16 => "f16", DType::BF16 => "bf16",
+                    DType::F8E4M3 => "f8e4m3", DType::F8E5M2 => "f8e5m2",
+                    DType::I8 => "i8", DType::U8 => "u8", DType::I32 => "i32",
+                    $(DType::$quant => stringify!($file),)*
+                }
+            }
+
+            /// `(elements, bytes)` of a block; `(1, size)` for plain types.
+            pub const fn block(self) -> (usize, usize) {
+                match self {
+                    DType::F32 | DType::I32 => (1, 4),
+                    DType::F16 | DType::BF16 => (1, 2),
+                    DType::F8E4M3 | DType::F8E5M2 | DType::I8 | DType::U8 => (1, 1),
+                    $(DType::$quant => ($elements, $bytes),)*
+                }
+            }
+
+            /// The type with this id in a GGUF file, if it is one of ours.
+            pub const fn from_gguf(id: u32) -> Option<DType> {
+                match id {
+                    0 => Some(DType::F32), 1 => Some(DType::F16), 30 => Some(DType::BF16),
+                    24 => Some(DType::I8), 26 => Some(DType::I32),
+                    $($gguf => Some(DType::$quant),)*
+                    _ => None,
+                }
+            }
+        }
+    };
+}
+quant_table!(dtypes);
+
+impl DType {
+    /// True for formats whose elements come in blocks.
+    pub const fn is_quantized(self) -> bool {
+        self.block().0 > 1
+    }
+
+    /// True for f32, f16 and bf16, the types of activations.
+    pub const fn is_float(self) -> bool {
+        matches!(self, DType::F32 | DType::F16 | DType::BF16)
+    }
+
+    /// Bytes of `elements` consecutive elements, or `None` where they do not fill whole blocks or overflow.
+    pub const fn bytes(self, elements: usize) -> Option<usize> {
+        let (n, size) = self.block();
+        if elements % n != 0 { None } else { (elements / n).checked_mul(size) }
+    }
+}
+
+impl fmt::Display for DType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+impl FromStr for DType {
+    type Err = Error;
+
+    fn from_str(s: &str) -> Result<Self> {
+        let known = || DType::ALL.iter().map(|d| d.name()).collect::<Vec<_>>().join(" ");
+        let found = DType::ALL.iter().copied().find(|d| d.name() == s);
+        found.ok_or_else(|| Error::invalid(s, format_args!("no such dtype; known: {}", known())))
+    }
+}
