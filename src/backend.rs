@@ -163,9 +163,7 @@ impl View {
     /// Part of this view.
     pub fn slice(&self, offset: usize, len: usize) -> Result<View> {
         match offset.checked_add(len) {
-            Some(end) if end <= self.len => {
-                Ok(View { buffer: self.buffer.clone(), offset: self.offset + offset, len })
-            }
+            Some(end) if end <= self.len => Ok(View { buffer: self.buffer.clone(), offset: self.offset + offset, len }),
             _ => Err(Error::invalid(
                 format_args!("bytes {offset}..+{len}"),
                 format_args!("outside a view of {} bytes", self.len),

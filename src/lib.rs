@@ -1,12 +1,18 @@
 //! Tensor kernels for language models on whatever a machine has.
 
+pub mod backend;
+pub mod dispatch;
 mod dtype;
 mod error;
+mod host;
 mod layout;
 pub mod op;
 pub mod quant;
+mod reference;
 
+pub use backend::{Backend, Buffer, DeviceInfo, Plan, Plans, View};
 pub use dtype::DType;
 pub use error::{Error, Result};
 pub use layout::{Dims, MAX_RANK, Spec};
 pub use op::Op;
+pub use reference::Reference;

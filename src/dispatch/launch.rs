@@ -92,7 +92,11 @@ impl Launch {
             }
             match self.packed[i] {
                 Some(bytes) if arg.len() != bytes => {
-                    return fail(format_args!("{} must be the packed weight of {bytes} bytes, has {}", o.name, arg.len()));
+                    return fail(format_args!(
+                        "{} must be the packed weight of {bytes} bytes, has {}",
+                        o.name,
+                        arg.len()
+                    ));
                 }
                 None if arg.len() < o.spec.span() => {
                     return fail(format_args!("{} needs {} bytes, has {}", o.name, o.spec.span(), arg.len()));

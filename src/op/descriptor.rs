@@ -334,13 +334,25 @@ pub(crate) fn one_of(what: &str, dtype: DType, allowed: &[DType]) -> Result<(), 
 macro_rules! unwritten {
     ($Name:ident) => {
         impl Semantics for $Name {
-            fn check(&self) -> Result<(), String> { Err("not written yet".into()) }
-            fn features(&self) -> Features { Features::empty() }
-            fn flops(&self) -> u64 { 0 }
+            fn check(&self) -> Result<(), String> {
+                Err("not written yet".into())
+            }
+            fn features(&self) -> Features {
+                Features::empty()
+            }
+            fn flops(&self) -> u64 {
+                0
+            }
             fn reference(&self, _arrays: &mut Arrays) {}
-            fn bound(&self, _output: &str) -> Bound { Bound::EXACT }
-            fn class(&self) -> Self { *self }
-            fn cases() -> Vec<Self> { Vec::new() }
+            fn bound(&self, _output: &str) -> Bound {
+                Bound::EXACT
+            }
+            fn class(&self) -> Self {
+                *self
+            }
+            fn cases() -> Vec<Self> {
+                Vec::new()
+            }
         }
     };
 }

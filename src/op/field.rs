@@ -167,7 +167,13 @@ impl Activation {
                 0.5 * x * (1.0 + ((2.0 / std::f64::consts::PI).sqrt() * (x + 0.044715 * x * x * x)).tanh())
             }
             Activation::GeluErf => 0.5 * x * (1.0 + super::math::erf(x / std::f64::consts::SQRT_2)),
-            Activation::Relu => if x > 0.0 || x.is_nan() { x } else { 0.0 },
+            Activation::Relu => {
+                if x > 0.0 || x.is_nan() {
+                    x
+                } else {
+                    0.0
+                }
+            }
         }
     }
 }

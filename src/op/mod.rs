@@ -14,8 +14,8 @@ pub(crate) mod math;
 use std::{fmt, str::FromStr};
 
 pub use array::{Array, Arrays};
-pub(crate) use descriptor::{Semantics, class_rows, descriptor, ensure, one_of};
 pub use descriptor::{Bound, Cost, Fill, MAX_OPERANDS, Operand, Operands, Rng, Role};
+pub(crate) use descriptor::{Semantics, class_rows, descriptor, ensure, one_of};
 pub use features::Features;
 pub(crate) use field::words;
 pub use field::{Activation, Determinism, Numerics, Real};
@@ -181,7 +181,10 @@ impl Op {
     pub fn validate(&self) -> Result<()> {
         for o in &self.operands() {
             if o.role.writes() && o.spec.overlaps_itself() {
-                return Err(Error::invalid(self, format_args!("{} is written, so its elements must not overlap", o.name)));
+                return Err(Error::invalid(
+                    self,
+                    format_args!("{} is written, so its elements must not overlap", o.name),
+                ));
             }
         }
         self.check().map_err(|why| Error::invalid(self, why))

@@ -30,3 +30,86 @@ macro_rules! formats {
     };
 }
 quant_table!(formats);
+
+/// Decodes elements of any dtype. `bytes` holds exactly `out.len()` elements.
+pub fn decode(dtype: DType, bytes: &[u8], out: &mut [f32]) -> Result<()> {
+    check(dtype, out.len(), bytes.len())?;
+    match dtype {
+        DType::F32 => each(bytes, out, f32::from_le_bytes),
+        DType::F16 => each(bytes, out, |b| f16::from_le_bytes(b).to_f32()),
+        DType::BF16 => each(bytes, out, |b| bf16::from_le_bytes(b).to_f32()),
+        DType::I8 => each(bytes, out, |b| i8::from_le_bytes(b) as f32),
+        DType::U8 => each(bytes, out, |b: [u8; 1]| b[0] as f32),
+        DType::I32 => each(bytes, out, |b| i32::from_le_bytes(b) as f32),
+        other => match format(other) {
+            Some(f) => (f.decode)(bytes, out),
+            None => return Err(Error::unsupported(other, "cannot be decoded")),
+        },
+    }
+    Ok(())
+}
+
+/// Encodes elements of any dtype; the rules are those of [`Convert`](crate::op::Convert).
+pub fn encode(dtype: DType, values: &[f32], bytes: &mut [u8]) -> Result<()> {
+    check(dtype, values.len(), bytes.len())?;
+    match dtype {
+        DType::F32 => each_mut(values, bytes, f32::to_le_bytes),
+        DType::F16 => each_mut(values, bytes, |v| f16::from_f32(v).to_le_bytes()),
+        DType::BF16 => each_mut(values, bytes, |v| bf16::from_f32(v).to_le_bytes()),
+        DType::I8 => each_mut(values, bytes, |v| (v.round_ties_even() as i8).to_le_bytes()),
+        DType::U8 => each_mut(values, bytes, |v| [v.round_ties_even() as u8]),
+        DType::I32 => each_mut(values, bytes, |v| (v.round_ties_even() as i32).to_le_bytes()),
+        other => match format(other) {
+            Some(f) => (f.encode)(values, bytes),
+            None => return Err(Error::unsupported(other, "cannot be encoded")),
+        },
+    }
+    Ok(())
+}
+
+/// As [`decode`], into f64: exact for every dtype, i32 included.
+pub fn decode_f64(dtype: DType, bytes: &[u8], out: &mut [f64]) -> Result<()> {
+    check(dtype, out.len(), bytes.len())?;
+    if dtype == DType::I32 {
+        for (b, o) in bytes.chunks_exact(4).zip(out) {
+            *o = i32::from_le_bytes([b[0], b[1], b[2], b[3]]) as f64;
+        }
+        return Ok(());
+    }
+    let mut single = vec![0f32; out.len()];
+    decode(dtype, bytes, &mut single)?;
+    out.iter_mut().zip(single).for_each(|(o, v)| *o = v as f64);
+    Ok(())
+}
+
+/// As [`encode`], from f64, each plain element rounded once.
+pub fn encode_f64(dtype: DType, values: &[f64], bytes: &mut [u8]) -> Result<()> {
+    check(dtype, values.len(), bytes.len())?;
+    match dtype {
+        DType::F16 => each_mut(values, bytes, |v| f16::from_f64(v).to_le_bytes()),
+        DType::BF16 => each_mut(values, bytes, |v| bf16::from_f64(v).to_le_bytes()),
+        DType::I32 => each_mut(values, bytes, |v| (v.round_ties_even() as i32).to_le_bytes()),
+        _ => encode(dtype, &values.iter().map(|&v| v as f32).collect::<Vec<_>>(), bytes)?,
+    }
+    Ok(())
+}
+
+fn check(dtype: DType, elements: usize, bytes: usize) -> Result<()> {
+    match dtype.bytes(elements) {
+        Some(n) if n == bytes => Ok(()),
+        Some(n) => Err(Error::invalid(dtype, format_args!("{elements} elements are {n} bytes, not {bytes}"))),
+        None => Err(Error::invalid(dtype, format_args!("{elements} elements do not fill whole blocks"))),
+    }
+}
+
+fn each<const N: usize>(bytes: &[u8], out: &mut [f32], f: impl Fn([u8; N]) -> f32) {
+    for (b, o) in bytes.as_chunks::<N>().0.iter().zip(out) {
+        *o = f(*b);
+    }
+}
+
+fn each_mut<T: Copy, const N: usize>(values: &[T], bytes: &mut [u8], f: impl Fn(T) -> [u8; N]) {
+    for (b, v) in bytes.as_chunks_mut::<N>().0.iter_mut().zip(values) {
+        *b = f(*v);
+    }
+}
