@@ -163,7 +163,8 @@ pub(crate) trait Semantics: Sized + Copy + fmt::Display + Into<Op> {
 
     /// Bytes moved at least: every operand once. Overridden where only part of an operand is touched.
     fn bytes(&self, operands: &Operands) -> u64 {
-        operands.iter().map(|o| o.spec.bytes() as u64 * if o.role == Role::InOut { 2 } else { 1 }).sum()
+        let moved = operands.iter().map(|o| o.spec.bytes() as u64 * if o.role == Role::InOut { 2 } else { 1 });
+        moved.fold(0, u64::saturating_add)
     }
 
     /// Computes the outputs in f64. Shapes were checked; contents of index operands were not.

@@ -10,6 +10,8 @@ mod descriptor;
 mod features;
 mod field;
 pub(crate) mod math;
+#[cfg(test)]
+pub(crate) mod testing;
 
 use std::{fmt, str::FromStr};
 
