@@ -2,7 +2,7 @@
 
 use std::ops::{Index, IndexMut};
 
-use crate::layout::Spec;
+use crate::{error::Result, layout::Spec, quant};
 
 /// The values of one operand in row-major order of its shape, whatever its strides were.
 #[derive(Debug, Clone)]
@@ -20,6 +20,38 @@ impl Array {
     /// Zeros.
     pub fn zeros(spec: Spec) -> Self {
         Array { spec, data: vec![0.0; spec.numel()], magnitude: Vec::new() }
+    }
+
+    /// Decodes an operand's memory, which is at least as long as the spec's span.
+    pub fn decode(spec: Spec, bytes: &[u8]) -> Result<Self> {
+        let mut array = Array::zeros(spec);
+        let (elements, size) = spec.dtype().block();
+        if spec.is_dense() {
+            quant::decode_f64(spec.dtype(), &bytes[..spec.span()], &mut array.data)?;
+            return Ok(array);
+        }
+        for (at, out) in offsets(&spec).zip(array.data.chunks_exact_mut(elements)) {
+            quant::decode_f64(spec.dtype(), &bytes[at..at + size], out)?;
+        }
+        Ok(array)
+    }
+
+    /// Encodes the values into an operand's memory. With `old` values given, runs that did not change keep their bytes.
+    pub fn encode(&self, old: Option<&[f64]>, bytes: &mut [u8]) -> Result<()> {
+        let (spec, data) = (&self.spec, &self.data);
+        let (elements, size) = spec.dtype().block();
+        if spec.is_dense() && old.is_none() {
+            return quant::encode_f64(spec.dtype(), data, &mut bytes[..spec.span()]);
+        }
+        for (i, at) in offsets(spec).enumerate() {
+            let run = i * elements..(i + 1) * elements;
+            let same =
+                |old: &[f64]| old[run.clone()].iter().zip(&data[run.clone()]).all(|(a, b)| a.to_bits() == b.to_bits());
+            if !old.is_some_and(same) {
+                quant::encode_f64(spec.dtype(), &data[run.clone()], &mut bytes[at..at + size])?;
+            }
+        }
+        Ok(())
     }
 
     /// Extents.
@@ -85,4 +117,22 @@ impl IndexMut<&str> for Arrays {
         let found = self.0.iter_mut().find(|a| a.0 == name);
         &mut found.unwrap_or_else(|| unreachable!("operand {name}")).1
     }
+}
+
+/// Where each run of elements that are encoded together (one element, or one block) begins in memory, in row-major order.
+fn offsets(spec: &Spec) -> impl Iterator<Item = usize> {
+    let (elements, bytes) = spec.dtype().block();
+    let mut index = vec![0usize; spec.rank()];
+    let (shape, strides) = (spec.shape().to_vec(), spec.strides().to_vec());
+    (0..spec.numel() / elements).map(move |_| {
+        let at: usize = index.iter().zip(&strides).map(|(i, s)| i * s).sum();
+        for d in (0..shape.len()).rev() {
+            index[d] += if d == shape.len() - 1 { elements } else { 1 };
+            if index[d] < shape[d] {
+                break;
+            }
+            index[d] = 0;
+        }
+        at / elements * bytes
+    })
 }

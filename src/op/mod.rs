@@ -5,6 +5,7 @@
 //! entry. Everything true of an operation on every device stands in its own file here: fields, rules, cost, f64
 //! reference, error bound, cases.
 
+mod accept;
 mod array;
 mod descriptor;
 mod features;
