@@ -1,4 +1,9 @@
 //! Conversions between dtypes, and the block-quantized formats: one table (in `dtype.rs`), one file per format.
+//!
+//! All formats are little-endian. Any bytes decode, to NaN and infinities if need be. Values whose scale leaves the range of f16
+//! encode to a scale of infinity, as in GGUF's reference encoder.
+
+mod f8;
 
 use half::{bf16, f16};
 
@@ -38,6 +43,8 @@ pub fn decode(dtype: DType, bytes: &[u8], out: &mut [f32]) -> Result<()> {
         DType::F32 => each(bytes, out, f32::from_le_bytes),
         DType::F16 => each(bytes, out, |b| f16::from_le_bytes(b).to_f32()),
         DType::BF16 => each(bytes, out, |b| bf16::from_le_bytes(b).to_f32()),
+        DType::F8E4M3 => each(bytes, out, |[b]| f8::values(true)[b as usize]),
+        DType::F8E5M2 => each(bytes, out, |[b]| f8::values(false)[b as usize]),
         DType::I8 => each(bytes, out, |b| i8::from_le_bytes(b) as f32),
         DType::U8 => each(bytes, out, |b: [u8; 1]| b[0] as f32),
         DType::I32 => each(bytes, out, |b| i32::from_le_bytes(b) as f32),
@@ -56,6 +63,8 @@ pub fn encode(dtype: DType, values: &[f32], bytes: &mut [u8]) -> Result<()> {
         DType::F32 => each_mut(values, bytes, f32::to_le_bytes),
         DType::F16 => each_mut(values, bytes, |v| f16::from_f32(v).to_le_bytes()),
         DType::BF16 => each_mut(values, bytes, |v| bf16::from_f32(v).to_le_bytes()),
+        DType::F8E4M3 => each_mut(values, bytes, |v| [f8::encode(true, v as f64)]),
+        DType::F8E5M2 => each_mut(values, bytes, |v| [f8::encode(false, v as f64)]),
         DType::I8 => each_mut(values, bytes, |v| (v.round_ties_even() as i8).to_le_bytes()),
         DType::U8 => each_mut(values, bytes, |v| [v.round_ties_even() as u8]),
         DType::I32 => each_mut(values, bytes, |v| (v.round_ties_even() as i32).to_le_bytes()),
@@ -88,6 +97,10 @@ pub fn encode_f64(dtype: DType, values: &[f64], bytes: &mut [u8]) -> Result<()> 
     match dtype {
         DType::F16 => each_mut(values, bytes, |v| f16::from_f64(v).to_le_bytes()),
         DType::BF16 => each_mut(values, bytes, |v| bf16::from_f64(v).to_le_bytes()),
+        DType::F8E4M3 => each_mut(values, bytes, |v| [f8::encode(true, v)]),
+        DType::F8E5M2 => each_mut(values, bytes, |v| [f8::encode(false, v)]),
+        DType::I8 => each_mut(values, bytes, |v| (v.round_ties_even() as i8).to_le_bytes()),
+        DType::U8 => each_mut(values, bytes, |v| [v.round_ties_even() as u8]),
         DType::I32 => each_mut(values, bytes, |v| (v.round_ties_even() as i32).to_le_bytes()),
         _ => encode(dtype, &values.iter().map(|&v| v as f32).collect::<Vec<_>>(), bytes)?,
     }
@@ -113,3 +126,47 @@ fn each_mut<T: Copy, const N: usize>(values: &[T], bytes: &mut [u8], f: impl Fn(
         *b = f(*v);
     }
 }
+
+/// The scale of a block that holds a NaN or an infinity.
+const NAN_SCALE: [u8; 2] = f16::NAN.to_le_bytes();
+
+fn each_block<const BYTES: usize, const ELEMENTS: usize>(
+    bytes: &[u8],
+    out: &mut [f32],
+    f: impl Fn(&[u8; BYTES], &mut [f32; ELEMENTS]),
+) {
+    for (block, out) in bytes.as_chunks().0.iter().zip(out.as_chunks_mut().0) {
+        f(block, out);
+    }
+}
+
+fn each_block_mut<const BYTES: usize, const ELEMENTS: usize>(
+    values: &[f32],
+    bytes: &mut [u8],
+    f: impl Fn(&[f32; ELEMENTS], &mut [u8; BYTES]),
+) {
+    for (block, values) in bytes.as_chunks_mut().0.iter_mut().zip(values.as_chunks().0) {
+        f(values, block);
+    }
+}
+
+/// The element of the largest magnitude, the first of equals; `None` where one is not finite.
+fn largest(x: &[f32]) -> Option<f32> {
+    x.iter().try_fold(0f32, |most, &v| v.is_finite().then_some(if v.abs() > most.abs() { v } else { most }))
+}
+
+/// `1 / d`, and 0 where that is not finite.
+fn reciprocal(d: f32) -> f32 {
+    let inverse = 1.0 / d;
+    if inverse.is_finite() { inverse } else { 0.0 }
+}
+
+/// Rounds halves away from zero; not finite gives 0, beyond i32 its ends.
+fn round(x: f32) -> i32 {
+    let whole = x as i32;
+    let rest = x - whole as f32;
+    whole.saturating_add((rest >= 0.5) as i32 - (rest <= -0.5) as i32)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,178 @@
+use proptest::prelude::*;
+
+use super::*;
+use crate::op::{Fill, Rng};
+
+const QUANTIZED: [DType; 4] = [DType::Q4_0, DType::Q8_0, DType::Q4_K, DType::Q6_K];
+
+fn encoded(dtype: DType, values: &[f32]) -> Vec<u8> {
+    let mut bytes = vec![0xaa; dtype.bytes(values.len()).unwrap()]; // encoders may not count on zeros
+    encode(dtype, values, &mut bytes).unwrap();
+    bytes
+}
+
+fn decoded(dtype: DType, bytes: &[u8]) -> Vec<f32> {
+    let (elements, size) = dtype.block();
+    let mut out = vec![f32::NAN; bytes.len() / size * elements];
+    decode(dtype, bytes, &mut out).unwrap();
+    out
+}
+
+#[test]
+fn q8_0_by_hand() {
+    let x: Vec<f32> = (0..32).map(|i| 127.0 - i as f32 * 8.0).collect();
+    let bytes = encoded(DType::Q8_0, &x);
+    assert_eq!(bytes[..4], [0x00, 0x3c, 127, 119]); // f16 1.0, then x itself
+    assert_eq!(decoded(DType::Q8_0, &bytes), x);
+}
+
+#[test]
+fn q4_0_by_hand() {
+    let x: Vec<f32> = (0..32).map(|i| (i % 16) as f32 - 8.0).collect();
+    let bytes = encoded(DType::Q4_0, &x);
+    assert_eq!(bytes[..5], [0x00, 0x3c, 0x00, 0x11, 0x22]);
+    assert_eq!(decoded(DType::Q4_0, &bytes), x);
+}
+
+#[test]
+fn q4_k_by_hand() {
+    // d = 1, dmin = 2; group 5 has scale 0b10_0001 and offset 0b01_0010, the others 0.
+    let mut block = vec![0x00, 0x3c, 0x00, 0x40, 0, 0b10 << 6, 0, 0, 0, 0b01 << 6, 0, 0, 0, 0b0010_0001, 0, 0];
+    block.resize(144, 0x30);
+    let out = decoded(DType::Q4_K, &block);
+    assert!(out[160..192].iter().all(|&x| x == 33.0 * 3.0 - 2.0 * 18.0));
+    assert!(out[..160].iter().chain(&out[192..]).all(|&x| x == 0.0));
+}
+
+#[test]
+fn q6_k_by_hand() {
+    let mut block = vec![0; 210];
+    (block[208], block[209]) = (0x00, 0x38); // d = 0.5
+    block[192..208].fill(2);
+    block[192 + 8 + 5] = 0xfd; // group 13, elements 208..224: scale -3
+    block[64 + 16] = 0x9 << 4; // element 128 + 64 + 16: low bits 9
+    block[128 + 32 + 16] = 0b10 << 4; // and high bits 2
+    let out = decoded(DType::Q6_K, &block);
+    assert_eq!(out[0], -32.0);
+    assert_eq!((out[208], out[209]), (0.5 * -3.0 * (41.0 - 32.0), 48.0));
+}
+
+/// Root mean square error of a round trip of normal numbers, relative to their own.
+fn loss(dtype: DType, rng: &mut Rng) -> f64 {
+    let x: Vec<f32> = (0..256 * 64).map(|_| rng.value(Fill::Normal) as f32).collect();
+    let y = decoded(dtype, &encoded(dtype, &x));
+    let square = |v: f64| v * v;
+    let error: f64 = x.iter().zip(&y).map(|(&x, &y)| square((x - y) as f64)).sum();
+    (error / x.iter().map(|&x| square(x as f64)).sum::<f64>()).sqrt()
+}
+
+#[test]
+fn round_trips_lose_as_little_as_the_bits_allow() {
+    let mut rng = Rng(1);
+    for (dtype, limit) in [(DType::Q8_0, 0.006), (DType::Q4_0, 0.095), (DType::Q4_K, 0.075), (DType::Q6_K, 0.019)] {
+        let loss = loss(dtype, &mut rng);
+        assert!(loss < limit && loss > limit / 2.0, "{dtype}: {loss}");
+    }
+}
+
+#[test]
+fn f8_codes_come_back() {
+    for dtype in [DType::F8E4M3, DType::F8E5M2] {
+        let all: Vec<u8> = (0..=255).collect();
+        let back = encoded(dtype, &decoded(dtype, &all));
+        for (code, back) in all.into_iter().zip(back) {
+            let infinite = dtype == DType::F8E5M2 && code & 0x7f == 0x7c;
+            let nan = code & 0x7f > if dtype == DType::F8E5M2 { 0x7c } else { 0x7e };
+            let expected = if nan { 0x7f } else { code - infinite as u8 };
+            assert_eq!(back, expected, "{dtype} {code:#04x}");
+        }
+    }
+    assert_eq!(decoded(DType::F8E4M3, &[0x01, 0x38, 0x7e, 0xb8]), [f32::powi(2.0, -9), 1.0, 448.0, -1.0]);
+    assert_eq!(
+        decoded(DType::F8E5M2, &[0x01, 0x3c, 0x7b, 0xfc]),
+        [f32::powi(2.0, -16), 1.0, 57344.0, f32::NEG_INFINITY]
+    );
+}
+
+#[test]
+fn f64_is_rounded_once() {
+    // Just above a tie; by way of f32 it would be the tie, and go to even.
+    let above = 1.0 + 1.0 / 16.0 + 1e-12;
+    let mut code = [0];
+    encode_f64(DType::F8E4M3, &[above], &mut code).unwrap();
+    assert_eq!(code, [0x39]);
+    encode_f64(DType::I8, &[0.5 + 1e-12], &mut code).unwrap();
+    assert_eq!(code, [1]);
+}
+
+proptest! {
+    #[test]
+    fn f8_is_the_nearest(value in prop_oneof![-500f32..500.0, -0.1f32..0.1, -7e4f32..7e4]) {
+        for dtype in [DType::F8E4M3, DType::F8E5M2] {
+            let codes: Vec<u8> = (0..=255).collect();
+            let table = decoded(dtype, &codes);
+            let code = encoded(dtype, &[value])[0];
+            let error = |x: f32| (x as f64 - value as f64).abs();
+            let least = table.iter().filter(|x| x.is_finite()).map(|&x| error(x)).fold(f64::MAX, f64::min);
+            prop_assert_eq!(error(table[code as usize]), least, "{} {}", dtype, code);
+            let ties = codes.iter().filter(|&&c| table[c as usize].is_finite() && error(table[c as usize]) == least);
+            let magnitudes: Vec<u8> = ties.map(|c| c & 0x7f).collect();
+            prop_assert!(magnitudes.iter().all(|m| *m == code & 0x7f) || code & 1 == 0, "tie not to even");
+        }
+    }
+
+    #[test]
+    fn any_bytes_decode(bytes in proptest::collection::vec(any::<u8>(), 0..3000)) {
+        for &dtype in DType::ALL {
+            let whole = bytes.len() / dtype.block().1 * dtype.block().1;
+            decoded(dtype, &bytes[..whole]);
+        }
+    }
+
+    #[test]
+    fn any_values_encode(bits in proptest::collection::vec(any::<u32>(), 256)) {
+        let values: Vec<f32> = bits.into_iter().map(f32::from_bits).collect();
+        for &dtype in DType::ALL {
+            decoded(dtype, &encoded(dtype, &values));
+        }
+    }
+
+    #[test]
+    fn a_bad_number_spoils_its_block_alone(at in 0usize..512, bad in prop_oneof![Just(f32::NAN), Just(f32::INFINITY)]) {
+        let mut values: Vec<f32> = (0..512).map(|i| (i as f32).sin()).collect();
+        values[at] = bad;
+        for dtype in QUANTIZED {
+            let n = dtype.block().0;
+            for (i, x) in decoded(dtype, &encoded(dtype, &values)).into_iter().enumerate() {
+                prop_assert_eq!(x.is_nan(), i / n == at / n);
+            }
+        }
+    }
+
+    /// Every element comes back within half a step of its group's grid and what rounding the scales adds.
+    #[test]
+    fn errors_are_bounded(seed: u64, exponent in -4i32..10, offset in -3f64..3.0) {
+        let (mut rng, scale) = (Rng(seed), f64::powi(2.0, exponent));
+        let x: Vec<f32> = (0..256).map(|_| ((rng.normal() + offset) * scale) as f32).collect();
+        let most = |x: &[f32]| x.iter().fold(0f32, |m, v| m.max(v.abs()));
+        let span = |x: &[f32]| x.iter().fold(0f32, |m, &v| m.max(v)) - x.iter().fold(0f32, |m, &v| m.min(v));
+        let largest = most(&x);
+        for dtype in QUANTIZED {
+            let y = decoded(dtype, &encoded(dtype, &x));
+            let n = if dtype == DType::Q6_K { 16 } else { 32 };
+            for (x, y) in x.chunks(n).zip(y.chunks(n)) {
+                let limit = match dtype {
+                    DType::Q8_0 => 0.57 / 127.0 * most(x),
+                    DType::Q4_0 => 1.01 / 8.0 * most(x), // the far end is cut off at 7
+                    // Least squares may give up an end of the range. Groups share the scale's scale, so small groups
+                    // next to large ones are coarser.
+                    DType::Q4_K => 1.5 / 15.0 * span(x) + 0.02 * largest,
+                    _ => 1.5 / 31.0 * most(x) + 0.02 * largest,
+                };
+                for (x, y) in x.iter().zip(y) {
+                    prop_assert!((x - y).abs() <= limit, "{dtype}: {x} {y} {limit}");
+                }
+            }
+        }
+    }
+}
