@@ -214,6 +214,21 @@ impl Spec {
         })
     }
 
+    /// The tensor seen with another shape, as numpy broadcasts: aligned from the last dimension, an extent of 1 repeats
+    /// with a stride of 0. An error where the shapes do not fit; quantized tensors repeat only whole rows.
+    pub fn broadcast(&self, shape: &[usize]) -> Result<Spec> {
+        let missing = shape.len().checked_sub(self.rank());
+        let fits = missing.is_some_and(|m| self.shape.iter().zip(&shape[m..]).all(|(&own, &to)| own == to || own == 1));
+        let (true, Some(missing)) = (fits, missing) else {
+            return Err(Error::invalid(self, format_args!("does not broadcast to {shape:?}")));
+        };
+        let mut strides = vec![0; missing];
+        for (i, &to) in shape[missing..].iter().enumerate() {
+            strides.push(if self.shape[i] == to { self.strides[i] } else { 0 });
+        }
+        Spec::strided(self.dtype, shape, &strides)
+    }
+
     /// The same tensor densely stored.
     pub fn dense(&self) -> Spec {
         Spec { strides: self.shape.dense_strides(), ..*self }

@@ -65,6 +65,23 @@ impl Array {
         &self.data[i * n..(i + 1) * n]
     }
 
+    /// The values repeated to a shape they broadcast to ([`Spec::broadcast`]), in row-major order.
+    pub(crate) fn expand(&self, shape: &[usize]) -> Vec<f64> {
+        let missing = shape.len() - self.spec.rank();
+        let own = self.spec.dense();
+        (0..shape.iter().product())
+            .map(|i: usize| {
+                let (mut rest, mut at) = (i, 0);
+                for d in (missing..shape.len()).rev() {
+                    let (extent, index) = (own.shape()[d - missing], rest % shape[d]);
+                    rest /= shape[d];
+                    at += if extent == 1 { 0 } else { index * own.strides()[d - missing] };
+                }
+                self.data[at]
+            })
+            .collect()
+    }
+
     /// What errors of element `i` are relative to.
     pub fn magnitude(&self, i: usize) -> f64 {
         self.magnitude.get(i).copied().unwrap_or_else(|| self.data[i].abs())

@@ -315,6 +315,14 @@ pub(crate) fn class_rows(rows: usize) -> usize {
     rows.checked_next_power_of_two().unwrap_or(rows)
 }
 
+/// The spec that stands for its class in measurements: dense, every extent but the last rounded up by [`class_rows`].
+pub(crate) fn class_spec(spec: &Spec) -> Result<Spec> {
+    let mut shape = spec.shape().to_vec();
+    let last = shape.len() - 1;
+    shape[..last].iter_mut().for_each(|n| *n = class_rows(*n));
+    Spec::new(spec.dtype(), &shape)
+}
+
 /// `Err` with a message unless the condition holds: for `check`.
 macro_rules! ensure {
     ($condition:expr, $($message:tt)+) => {

@@ -18,7 +18,7 @@ use std::{fmt, str::FromStr};
 
 pub use array::{Array, Arrays};
 pub use descriptor::{Bound, Cost, Fill, MAX_OPERANDS, Operand, Operands, Rng, Role};
-pub(crate) use descriptor::{Semantics, class_rows, descriptor, ensure, one_of};
+pub(crate) use descriptor::{Semantics, class_rows, class_spec, descriptor, ensure, one_of};
 pub use features::Features;
 pub(crate) use field::words;
 pub use field::{Activation, Determinism, Numerics, Real};
