@@ -4,6 +4,8 @@ pub mod backend;
 pub mod dispatch;
 mod dtype;
 mod error;
+#[cfg(feature = "gguf")]
+pub mod gguf;
 mod host;
 mod layout;
 pub mod op;

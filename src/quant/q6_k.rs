@@ -9,8 +9,9 @@
 //!      bits 4..6: high[32 h + i] >> 2 p
 //! ```
 //!
-//! `x = (d scale) (bits - 32)`. The encoder is a search of our own: per group the best of 19 grids by least squares, heavier where
-//! magnitudes are large. A block with a NaN or an infinity gets the scale NaN, so that all of it decodes to NaN.
+//! `x = (d scale) (bits - 32)`. The encoder is a search of our own: per group the best of 19 grids by least squares,
+//! heavier where magnitudes are large. A block with a NaN or an infinity gets the scale NaN, so that all of it decodes to
+//! NaN.
 
 use half::f16;
 
