@@ -18,10 +18,16 @@ impl Op {
 impl Bound {
     /// How far from the expected element `i` a result may lie. Infinities are met exactly.
     pub fn allowed(&self, want: &Array, i: usize) -> f64 {
-        if !want.data[i].is_finite() {
+        if !want.data[i].is_finite() || *self == Bound::EXACT {
             return 0.0;
         }
-        self.relative * want.magnitude(i) + self.ulps * ulp(want.spec.dtype(), want.data[i])
+        let unit = match want.spec.dtype() {
+            d if d.is_quantized() => step(want, i),
+            d => ulp(d, want.data[i]),
+        };
+        // Where infinite terms made a finite value (relu(-inf)), the value is all there is to be relative to.
+        let magnitude = Some(want.magnitude(i)).filter(|m| m.is_finite()).unwrap_or(want.data[i].abs());
+        self.relative * magnitude + self.ulps * unit + FLUSH
     }
 
     fn accept(&self, want: &Array, got: &Array) -> Result<(), String> {
@@ -40,15 +46,19 @@ impl Bound {
         }
         let single = self.nmse.map(|nmse| 16.0 * (nmse * power / got.data.len() as f64).sqrt());
         for (i, (&w, &g)) in rounded.iter().zip(&got.data).enumerate() {
-            let exact = self.relative == 0.0 && self.ulps == 0.0 && self.nmse.is_none();
+            let exact = *self == Bound::EXACT;
             let good = match (w.is_nan(), g.is_nan()) {
                 (true, true) => true,
                 (false, false) if exact => w.to_bits() == g.to_bits(),
                 (false, false) if w == g => true,
                 (false, false) => {
                     let allowed = self.allowed(want, i).max(single.unwrap_or(0.0));
-                    // Where rounding leaves the dtype's range, infinity and the largest number are neighbours.
-                    (clamp(dtype, g) - clamp(dtype, want.data[i])).abs() <= allowed
+                    if g.is_infinite() {
+                        // Right only where an allowed value rounds to it.
+                        g.signum() == want.data[i].signum() && want.data[i].abs() + allowed >= largest(dtype)
+                    } else {
+                        (g - want.data[i]).abs() <= allowed
+                    }
                 }
                 _ => false,
             };
@@ -80,13 +90,26 @@ fn float(dtype: DType) -> Option<(i32, i32, f64)> {
     }
 }
 
-fn clamp(dtype: DType, x: f64) -> f64 {
-    float(dtype).map_or(x, |(_, _, max)| x.clamp(-max, max))
+fn largest(dtype: DType) -> f64 {
+    float(dtype).map_or(f64::INFINITY, |f| f.2)
 }
 
-/// The distance between neighbours at `x`; 1 for integers, 0 for quantized formats.
-fn ulp(dtype: DType, x: f64) -> f64 {
-    let Some((mantissa, least, max)) = float(dtype) else { return if dtype.is_quantized() { 0.0 } else { 1.0 } };
+/// A device may treat subnormal numbers as zeros, on the way in and out. Each loss is below `f32::MIN_POSITIVE` times what
+/// multiplies it; a sum of a thousand such losses is still far below anything else that is added up.
+const FLUSH: f64 = 1024.0 * f32::MIN_POSITIVE as f64;
+
+/// How far a re-encoded element of a quantized tensor may move: rounding may land one step of its block away, the block's
+/// own scale is rounded too, and a format whose range is not symmetric clips up to a step.
+fn step(want: &Array, i: usize) -> f64 {
+    let (elements, bytes) = want.spec.dtype().block();
+    let block = &want.data[i / elements * elements..][..elements];
+    let largest = block.iter().fold(0.0, |m: f64, v| m.max(v.abs()));
+    2.2 * largest / f64::exp2((bytes * 8 / elements) as f64 - 1.0)
+}
+
+/// The distance between neighbours at `x`; 1 for integers.
+pub(crate) fn ulp(dtype: DType, x: f64) -> f64 {
+    let Some((mantissa, least, max)) = float(dtype) else { return 1.0 };
     let x = x.abs().min(max);
     let exponent = if x == 0.0 { least } else { (x.log2().floor() as i32).max(least) };
     f64::exp2((exponent - mantissa) as f64)
@@ -124,6 +147,32 @@ mod tests {
         assert!(Bound::EXACT.accept(&want, &array(DType::F16, &[1.0, -0.0])).is_err());
         let beyond = array(DType::F16, &[1e6]);
         assert_eq!(Bound::relative(0.0).accept(&beyond, &array(DType::F16, &[f64::INFINITY])), Ok(()));
+    }
+
+    #[test]
+    fn infinities_are_neither_made_nor_lost() {
+        let bound = Bound::relative(1e-3);
+        let judge = |want: f64, got: f64| bound.accept(&array(DType::F16, &[want]), &array(DType::F16, &[got]));
+        assert_eq!(judge(65500.0, f64::INFINITY), Ok(()), "a rounding error away");
+        for (want, got) in [
+            (f64::INFINITY, 65504.0),
+            (1e6, 65504.0),
+            (-65500.0, f64::INFINITY),
+            (1.0, f64::INFINITY),
+            (1e6, f64::NEG_INFINITY),
+        ] {
+            assert!(judge(want, got).is_err(), "{want} {got}");
+        }
+    }
+
+    #[test]
+    fn subnormals_may_be_flushed_and_blocks_may_land_a_step_away() {
+        let tiny = array(DType::F32, &[1e-39]);
+        assert_eq!(Bound::relative(0.0).accept(&tiny, &array(DType::F32, &[0.0])), Ok(()));
+        assert!(Bound::EXACT.accept(&tiny, &array(DType::F32, &[0.0])).is_err());
+        let mut want = array(DType::Q8_0, &[0.0; 32]);
+        want.data[0] = 127.0;
+        assert!(Bound::relative(0.0).allowed(&want, 1) > 1.0 && Bound::relative(0.0).allowed(&want, 1) < 1.3);
     }
 
     #[test]

@@ -137,7 +137,7 @@ impl IndexMut<&str> for Arrays {
 }
 
 /// Where each run of elements that are encoded together (one element, or one block) begins in memory, in row-major order.
-fn offsets(spec: &Spec) -> impl Iterator<Item = usize> {
+pub(crate) fn offsets(spec: &Spec) -> impl Iterator<Item = usize> {
     let (elements, bytes) = spec.dtype().block();
     let mut index = vec![0usize; spec.rank()];
     let (shape, strides) = (spec.shape().to_vec(), spec.strides().to_vec());
