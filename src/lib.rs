@@ -1,6 +1,8 @@
 //! Tensor kernels for language models on whatever a machine has.
 
 pub mod backend;
+#[cfg(feature = "conformance")]
+pub mod conformance;
 pub mod dispatch;
 mod dtype;
 mod error;
