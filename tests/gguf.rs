@@ -203,7 +203,7 @@ fn corrupt_files_are_refused() {
     // No tensors and no data is a legal file, and so is an empty tensor at its end.
     assert!(Gguf::parse(Writer::head(2, 0, 0).0).is_ok());
     let empty = Gguf::parse(Writer::head(3, 1, 0).tensor("t", &[0, 4], 0, 0).data(32, 0)).unwrap();
-    assert_eq!(empty.tensor("t").unwrap().bytes(), []);
+    assert!(empty.tensor("t").unwrap().bytes().is_empty());
 }
 
 #[test]
