@@ -35,4 +35,32 @@ descriptor! {
     }
 }
 
+/// The rows of each group, as the offsets say once clamped.
+pub(crate) fn segments(offsets: &Array, rows: usize) -> Vec<std::ops::Range<usize>> {
+    let clamped = offsets.data.iter().scan(0, |low, &o| {
+        *low = (o.max(0.0) as usize).min(rows).max(*low);
+        Some(*low)
+    });
+    let clamped: Vec<usize> = clamped.collect();
+    clamped.windows(2).map(|w| w[0]..w[1]).collect()
+}
+
+/// `n` offsets into `rows` rows: rising, skewed, with empty groups, and in longer lists with rows in no group and an entry
+/// beyond the end.
+pub(crate) fn fill_offsets(n: usize, rows: usize, rng: &mut Rng) -> Vec<f64> {
+    let mut all: Vec<f64> = (0..n).map(|_| ((rows + 1) as f64 * rng.unit().powi(2)).floor()).collect();
+    all.sort_by(f64::total_cmp);
+    let few = n < 4;
+    if let Some(first) = all.first_mut() {
+        *first = if few { 0.0 } else { (rows / 8) as f64 };
+    }
+    if let Some(last) = all.last_mut().filter(|_| n > 1) {
+        *last = if few { rows } else if n < 6 { rows - rows / 8 } else { rows + 3 } as f64;
+    }
+    if n > 4 {
+        all[2] = all[1];
+    }
+    all
+}
+
 super::descriptor::unwritten!(GroupedMatmul);

@@ -109,7 +109,7 @@ fn survives(text: &str) {
     if op.validate().is_ok() {
         let class = op.class();
         class.validate().unwrap_or_else(|e| panic!("class of {text}: {e}"));
-        (op.features(), op.cost());
+        let _ = (op.features(), op.cost());
         for o in &op.operands() {
             op.bound(o.name);
         }
