@@ -139,7 +139,7 @@ impl Spec {
             last = last.checked_add((n - 1).checked_mul(s)?)?;
         }
         let (block, bytes) = self.dtype.block();
-        (last / block + 1).checked_mul(bytes)
+        (last / block).checked_add(1)?.checked_mul(bytes)
     }
 
     /// Element type.

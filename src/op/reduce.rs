@@ -1,16 +1,16 @@
 //! One number per row, or a row divided by its norm.
 //!
-//! Reduces the last dimension: `x [.., n]` to `out [.., 1]` (`l2-normalize`: `[.., n]`). Any other dimension is reduced by giving
-//! strides that put it last: mean pooling of `[batch, t, d]` over tokens is `x` as `[batch, d, t]`.
+//! Reduces the last dimension: `x [.., n]` to `out [.., 1]` (`l2-normalize`: `[.., n]`). Any other dimension is reduced
+//! by giving strides that put it last: mean pooling of `[batch, t, d]` over tokens is `x` as `[batch, d, t]`.
 //!
-//! - `sum`, `mean`, `log-sum-exp`, `l2-normalize` accumulate in f32 or better. `max` and `arg-max` are exact: NaN beats every number,
-//!   the first of equals wins. `arg-max` gives i32.
-//! - Empty rows: sum 0, mean 0, max and log-sum-exp -inf, arg-max -1.
-//! - `mask` (u8, broadcasts to `x`; 0 hides) is honoured by all kinds but l2-normalize; a fully masked row is an empty row. So
-//!   `mean` with a mask is masked mean pooling.
-//! - `log-sum-exp` of a row with +inf is +inf (with NaN, NaN). The sign of a zero that `max` gives is open.
-//! - `l2-normalize`: `x / max(|x|, eps)`, a row with NaN giving NaN throughout. `eps` is at least 1e-15, so that no norm above it is lost to
-//!   underflow of the squares in f32. `out` may be `x`.
+//! - `sum`, `mean`, `log-sum-exp`, `l2-normalize` accumulate in f32 or better. `max` and `arg-max` are exact: NaN beats
+//!   every number, the first of equals wins. The sign of a zero that `max` gives is open. `arg-max` gives i32.
+//! - Empty rows: sum 0, mean 0, max and log-sum-exp -inf, arg-max -1. `log-sum-exp` of a row with +inf is +inf (NaN with a
+//!   NaN in it).
+//! - `mask` (u8, broadcasts to `x`; 0 hides) is honoured by all kinds but l2-normalize, which refuses it; a fully masked
+//!   row is an empty row. So `mean` with a mask is masked mean pooling.
+//! - `l2-normalize`: `x / max(|x|, eps)`, NaN throughout for a row with NaN. `eps` is at least 1e-15, so that no norm above
+//!   it is lost to underflow of the squares in f32. `out` may be `x`.
 
 use super::*;
 use crate::{dtype::DType, layout::Spec};
