@@ -227,14 +227,56 @@ call! {
     optional(mask) options(kind: Reduction, eps: Real)
 }
 
-call! {
-    /// A sum or a softmax per segment of rows: `x [rows, d]`, `segments` i32 `[rows]`; `out [count, d]` for sums, `[rows, d]`
-    /// for softmax. `count` is the number of segments; see [`op::segment`].
-    segment -> SegmentCall: Segment(x, segments) => (out: |op, dtype| {
-        let rows = if op.kind == SegmentKind::Sum { op.count } else { op.x.dim(1) };
-        Spec::new(dtype.unwrap_or(op.x.dtype()), &[rows, op.x.dim(0)])
-    });
-    optional() options(kind: SegmentKind, count: usize)
+impl Runtime {
+    /// A sum, or with `kind` a softmax, per segment of rows: `x [rows, d]`, `segments` i32 `[rows]` below `count`; `out [count, d]` for
+    /// sums, `[rows, d]` for softmax; see [`op::segment`].
+    ///
+    /// ```
+    /// let rt = tesela::Runtime::new()?;
+    /// let x = rt.from_f32(&[3, 1], &[1., 2., 4.])?;
+    /// let sums = rt.segment(&x, &rt.from_i32(&[3], &[1, 0, 1])?, 2).run()?;
+    /// assert_eq!(sums.read_f32()?, [2., 5.]);
+    /// # Ok::<(), tesela::Error>(())
+    /// ```
+    pub fn segment<'a>(&'a self, x: &'a Tensor, segments: &'a Tensor, count: usize) -> SegmentCall<'a> {
+        let mut op = op::Segment::new(x.spec(), segments.spec(), x.spec());
+        (op.numerics, op.determinism) = (self.numerics(), self.determinism());
+        SegmentCall { runtime: self, op, x, segments, count }
+    }
+}
+
+/// A [`Segment`](op::Segment) being described: see [`Runtime::segment`].
+#[must_use = "nothing happens before `run`"]
+#[derive(Debug, Clone, Copy)]
+pub struct SegmentCall<'a> {
+    runtime: &'a Runtime,
+    op: op::Segment,
+    x: &'a Tensor,
+    segments: &'a Tensor,
+    count: usize,
+}
+
+impl SegmentCall<'_> {
+    /// The option [`kind`](op::Segment::kind).
+    pub fn kind(mut self, value: SegmentKind) -> Self {
+        self.op.kind = value;
+        self
+    }
+
+    /// Runs it into a new tensor from the device's pool.
+    pub fn run(self) -> Result<Tensor> {
+        let rows = if self.op.kind == SegmentKind::Sum { self.count } else { self.x.spec().dim(1) };
+        let out = self.runtime.empty_on(self.x.device(), self.x.dtype(), &[rows, self.x.spec().dim(0)])?;
+        self.run_into(&out)?;
+        Ok(out)
+    }
+
+    /// Runs it into the caller's tensor, in steady state without an allocation.
+    pub fn run_into(mut self, out: &Tensor) -> Result<()> {
+        self.op.out = out.spec();
+        self.op.count = if self.op.kind == SegmentKind::Sum { 0 } else { self.count };
+        self.runtime.run(&self.op.into(), &[self.x, self.segments, out])
+    }
 }
 
 impl Runtime {
