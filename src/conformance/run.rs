@@ -11,12 +11,15 @@ use crate::{
     dispatch::Launch,
     error::{Error, Result},
     layout::Spec,
-    op::{Array, Arrays, Determinism, Fill, Op, Operands, Role},
+    op::{Array, Arrays, Determinism, Fill, Op, Operands, Role, offsets},
 };
 
 /// Bytes before and behind every operand and the scratch memory; they must come back as they were.
 const GUARD: usize = 256;
-const GUARD_BYTE: u8 = 0xa5;
+/// Round what is written: a small number in every float type, so that it does not pass for a right NaN.
+const SMALL: u8 = 0xa5;
+/// Round what is read: NaN in every float type, so that reading too far shows.
+const NAN: u8 = 0xff;
 
 /// A case's numbers: what every kernel is given, and what it must answer.
 pub struct Prepared {
@@ -35,9 +38,8 @@ impl Prepared {
         let (mut rng, operands) = (case.rng(), case.op.operands());
         let (mut bytes, mut expected) = (Vec::new(), Arrays::default());
         for o in &operands {
-            // All ones is NaN in every float type: a kernel that reads gaps, or leaves an output unwritten, shows it. Among
-            // NaNs that are right, a small number does.
-            let poison = if o.role.writes() && case.fill == Fill::Special { GUARD_BYTE } else { 0xff };
+            // Gaps between rows, and outputs before they are written.
+            let poison = if o.role.writes() && case.fill == Fill::Special { SMALL } else { NAN };
             let mut raw = vec![poison; o.spec.span()];
             let mut array = Array::zeros(o.spec);
             if o.role != Role::Out {
@@ -119,20 +121,20 @@ impl Prepared {
         for (i, (o, bytes)) in self.operands.iter().zip(&self.bytes).enumerate() {
             placed.push(match plan.packing(i) {
                 Some(packing) => {
-                    let place = Place::new(device, &vec![0xff; packing.bytes], 0)?;
+                    let place = Place::new(device, &vec![NAN; packing.bytes], 0, NAN)?;
                     self.pack(device, &launch, i, packing.rows, &place.view)?;
                     place
                 }
                 None => {
                     // Half of the operands begin an element or a block beyond any natural boundary.
                     let shift = if self.case.rng().below(2) == i % 2 { o.spec.dtype().block().1 } else { 0 };
-                    Place::new(device, bytes, shift)?
+                    Place::new(device, bytes, shift, if o.role.writes() { SMALL } else { NAN })?
                 }
             });
         }
         let args = placed.iter().map(|p| p.view.clone()).collect();
         let scratch = Some(plan.scratch()).filter(|&n| n > 0);
-        let scratch = scratch.map(|n| Place::new(device, &vec![0xff; n], 0)).transpose()?;
+        let scratch = scratch.map(|n| Place::new(device, &vec![NAN; n], 0, SMALL)).transpose()?;
         Ok(Stage { launch, placed, args, scratch })
     }
 
@@ -208,7 +210,7 @@ pub fn plans(device: &dyn Backend, op: &Op) -> Result<Result<Plans, String>> {
 /// The elements' bytes in row-major order, without gaps.
 fn dense(spec: &Spec, bytes: &[u8]) -> Vec<u8> {
     let (_, size) = spec.dtype().block();
-    spec.offsets().flat_map(|at| &bytes[at..at + size]).copied().collect()
+    offsets(spec).flat_map(|at| &bytes[at..at + size]).copied().collect()
 }
 
 /// The first byte that belongs to no element and changed.
@@ -218,7 +220,7 @@ fn first_gap_changed(spec: &Spec, before: &[u8], after: &[u8]) -> Option<usize> 
     }
     let (_, size) = spec.dtype().block();
     let mut element = vec![false; before.len()];
-    for at in spec.offsets() {
+    for at in offsets(spec) {
         element[at..at + size].fill(true);
     }
     (0..before.len()).find(|&i| !element[i] && before[i] != after[i])
@@ -228,18 +230,19 @@ fn first_gap_changed(spec: &Spec, before: &[u8], after: &[u8]) -> Option<usize> 
 struct Place {
     whole: View,
     view: View,
+    guard: u8,
 }
 
 impl Place {
     /// Memory that holds `bytes`, beginning `shift` bytes beyond a multiple of the alignment.
-    fn new(device: &dyn Backend, bytes: &[u8], shift: usize) -> Result<Place> {
+    fn new(device: &dyn Backend, bytes: &[u8], shift: usize, guard: u8) -> Result<Place> {
         let size = GUARD + shift + bytes.len() + GUARD;
-        let mut all = vec![GUARD_BYTE; size];
+        let mut all = vec![guard; size];
         all[GUARD + shift..][..bytes.len()].copy_from_slice(bytes);
         let whole = View::whole(device.alloc(size)?);
         device.write(&whole, &all)?;
         let view = whole.slice(GUARD + shift, bytes.len())?;
-        Ok(Place { whole, view })
+        Ok(Place { whole, view, guard })
     }
 
     /// What lies between the guards, or what happened to them.
@@ -248,7 +251,7 @@ impl Place {
         device.read(&self.whole, &mut all)?;
         let (start, end) = (self.view.offset() - self.whole.offset(), self.view.len());
         let outside = |i: &usize| !(start..start + end).contains(i);
-        if let Some(i) = (0..all.len()).filter(outside).find(|&i| all[i] != GUARD_BYTE) {
+        if let Some(i) = (0..all.len()).filter(outside).find(|&i| all[i] != self.guard) {
             let at = i as isize - start as isize;
             return Ok(Err(format!("memory outside was written, at byte {at} of {end}")));
         }
