@@ -3,6 +3,8 @@
 pub mod backend;
 #[cfg(feature = "conformance")]
 pub mod conformance;
+#[cfg(feature = "cpu")]
+mod cpu;
 pub mod dispatch;
 mod dtype;
 mod error;
@@ -15,6 +17,8 @@ pub mod quant;
 mod reference;
 
 pub use backend::{Backend, Buffer, DeviceInfo, Plan, Plans, View};
+#[cfg(feature = "cpu")]
+pub use cpu::Cpu;
 pub use dtype::DType;
 pub use error::{Error, Result};
 pub use layout::{Dims, MAX_RANK, Spec};

@@ -1,0 +1,151 @@
+//! The processor as a device: SIMD kernels on a pool of threads, over host memory.
+//!
+//! How an op file is written (`cpu/norm.rs` for op/norm.rs, and one line in `plans` below):
+//!
+//! ```ignore
+//! pub(super) fn plan(device: &Arc<Device>, op: &Norm) -> Result<Plans> {
+//!     let op = *op;
+//!     // Names its kernel, and the feature bits it honours: anything else is declined.
+//!     let kernel = Kernel::new(device, op, format_args!("norm-{}", op.x.dtype()), Features::BIAS | Features::STRIDED)?;
+//!     kernel.scratch(bytes).plan(move |args: &Args, pool: &mut Pool| {
+//!         let (x, out) = (args.of("x"), args.of("out"));
+//!         // One task per row or tile: split by shape, never by the number of threads.
+//!         pool.run(x.rows(), |row, thread| {
+//!             // SAFETY: why the pointers are good.
+//!             simd!(args.isa, s => unsafe { one_row(s, x.at(row, 0), out.at(row, 0), n) })
+//!         });
+//!     })
+//! }
+//! ```
+//!
+//! `simd::math` has the functions, `simd::row` reads and writes runs of any float type and stride through an f32 buffer (see
+//! `elementwise.rs`), `simd::Element` loads and stores vectors of a float type directly. A launch allocates nothing: scratch memory is
+//! declared with `scratch` (`thread` picks a thread's part of it).
+
+mod elementwise;
+#[allow(dead_code, reason = "for op files to come")]
+mod kernel;
+mod machine;
+mod pool;
+#[allow(dead_code, reason = "for op files to come")]
+mod simd;
+
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use self::{pool::Pool, simd::Isa};
+use crate::{
+    backend::{Backend, Buffer, DeviceInfo, Kind, Memory, OpenOptions, Plans, Token, View},
+    error::{Error, Result},
+    host::{self, Account, HostBuffer},
+    op::Op,
+};
+
+/// The open processor.
+#[derive(Debug)]
+pub struct Cpu(Arc<Device>);
+
+impl Cpu {
+    /// Opens it with the best instruction set there is (or the lesser one that the environment variable `TESELA_ISA` names:
+    /// `scalar`, `avx2`, `avx512`) and, by default, as many threads as the process may use: its affinity and its cgroup's quota.
+    pub fn open(options: &OpenOptions) -> Result<Cpu> {
+        Ok(Cpu::with_isa(options, Isa::detect()))
+    }
+
+    fn with_isa(options: &OpenOptions, isa: Isa) -> Cpu {
+        // The standard library reads the affinity mask and the quotas of both cgroup versions (rounded down, at least 1).
+        let allowed = || std::thread::available_parallelism().map_or(1, |n| n.get());
+        let pool = Pool::new(if options.threads == 0 { allowed() } else { options.threads });
+        let name = machine::name();
+        let mut info = DeviceInfo::new("cpu", name.clone(), Kind::Cpu);
+        info.id = format!("cpu:{name}");
+        info.driver = isa.name().into();
+        info.memory = machine::memory();
+        info.threads = pool.threads();
+        let account = Account::new("cpu", options.memory_limit);
+        Cpu(Arc::new(Device { info, token: Token::new(), isa, queue: Mutex::new(pool), account }))
+    }
+}
+
+#[derive(Debug)]
+struct Device {
+    info: DeviceInfo,
+    token: Token,
+    isa: Isa,
+    /// The in-order queue: its lock is held while anything touches the device's memory, and lends the threads.
+    queue: Mutex<Pool>,
+    account: Arc<Account>,
+}
+
+impl Device {
+    fn lock(&self) -> MutexGuard<'_, Pool> {
+        self.queue.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+}
+
+/// Every kernel for an operation, by its op file.
+fn plans(device: &Arc<Device>, op: &Op) -> Result<Plans> {
+    match op {
+        Op::Elementwise(op) => elementwise::plan(device, op),
+        other => Err(Error::unsupported(other, format_args!("no CPU kernel for {}", other.name()))),
+    }
+}
+
+impl Backend for Cpu {
+    fn info(&self) -> &DeviceInfo {
+        &self.0.info
+    }
+
+    fn token(&self) -> Token {
+        self.0.token
+    }
+
+    fn alloc(&self, bytes: usize) -> Result<Buffer> {
+        HostBuffer::alloc(bytes, self.0.token, &self.0.account)
+    }
+
+    fn write(&self, dst: &View, src: &[u8]) -> Result<()> {
+        let _queue = self.0.lock();
+        host::write(dst, src)
+    }
+
+    fn read(&self, src: &View, dst: &mut [u8]) -> Result<()> {
+        let _queue = self.0.lock();
+        host::read(src, dst)
+    }
+
+    fn plan(&self, op: &Op) -> Result<Plans> {
+        plans(&self.0, op)
+    }
+
+    fn sync(&self) -> Result<()> {
+        drop(self.0.lock()); // whoever launched holds it until the work is done
+        Ok(())
+    }
+
+    fn adopt(&self, bytes: Arc<dyn AsRef<[u8]> + Send + Sync>) -> Option<Buffer> {
+        Some(HostBuffer::adopt(bytes, self.0.token))
+    }
+
+    fn memory(&self) -> Memory {
+        self.0.account.memory()
+    }
+}
+
+#[cfg(all(test, feature = "conformance"))]
+mod tests {
+    use super::*;
+    use crate::conformance;
+
+    /// Every case with every instruction set, and with one thread and with more: the variable `TESELA_CASE` picks some.
+    #[test]
+    fn conformance_cpu() {
+        for isa in Isa::available() {
+            for threads in [1, 2] {
+                let device = Cpu::with_isa(&OpenOptions { threads, ..OpenOptions::default() }, isa);
+                let report = conformance::check(&device);
+                println!("{} with {threads} threads\n{}", isa.name(), report.to_markdown());
+                report.assert();
+            }
+        }
+    }
+}

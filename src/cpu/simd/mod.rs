@@ -1,0 +1,207 @@
+//! The instruction sets: a tiny trait, one file for each set, no algorithms in those files.
+//!
+//! An algorithm is a generic function `#[inline(always)] unsafe fn f<S: Simd>(s: S, ..)`, entered with [`simd!`]:
+//! `simd!(isa, s => f(s, ..))`. A value of a type that implements [`Simd`] proves that the processor has the instructions, so
+//! their arithmetic is safe to call; what takes a pointer is unsafe. All of an algorithm must be inlined into the entered function, which
+//! alone is compiled with the instructions enabled: mark helpers `#[inline(always)]`, write no closures between them (a
+//! closure is a function of its own), and call [`Pool::run`](super::pool::Pool::run) outside, `simd!` inside its tasks.
+
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+mod element;
+pub(crate) mod math;
+pub(crate) mod row;
+mod scalar;
+
+#[cfg(target_arch = "x86_64")]
+pub(crate) use {avx2::Avx2, avx512::Avx512};
+
+pub(crate) use element::{Element, element};
+pub(crate) use scalar::Scalar;
+
+/// Vectors of f32 with the integers and masks that go with them. Every operation is lane by lane unless it says otherwise.
+pub(crate) trait Simd: Copy + std::fmt::Debug + Send + Sync + 'static {
+    /// Lanes of a vector.
+    const LANES: usize;
+    /// f32 lanes.
+    type F: Copy;
+    /// i32 lanes.
+    type I: Copy;
+    /// A yes or no per lane.
+    type M: Copy;
+
+    fn splat(self, x: f32) -> Self::F;
+    fn splat_i(self, x: i32) -> Self::I;
+
+    /// # Safety
+    /// `p` is readable for `LANES` elements (so for all loads), in any alignment.
+    unsafe fn load(self, p: *const f32) -> Self::F;
+    /// # Safety
+    /// `p` is writable for `LANES` elements (so for all stores), in any alignment.
+    unsafe fn store(self, p: *mut f32, v: Self::F);
+    /// The first `n <= LANES` elements, zeros beyond; touches only those.
+    /// # Safety
+    /// `p` is readable for `n` elements.
+    unsafe fn load_partial(self, p: *const f32, n: usize) -> Self::F;
+    /// The first `n <= LANES` lanes; touches only those.
+    /// # Safety
+    /// `p` is writable for `n` elements.
+    unsafe fn store_partial(self, p: *mut f32, v: Self::F, n: usize);
+    /// IEEE half precision, exact.
+    /// # Safety
+    /// As for `load`.
+    unsafe fn load_f16(self, p: *const u16) -> Self::F;
+    /// Rounds to nearest, ties to even.
+    /// # Safety
+    /// As for `store`.
+    unsafe fn store_f16(self, p: *mut u16, v: Self::F);
+    /// bfloat16, exact.
+    /// # Safety
+    /// As for `load`.
+    unsafe fn load_bf16(self, p: *const u16) -> Self::F;
+    /// Rounds to nearest, ties to even; NaN stays NaN.
+    /// # Safety
+    /// As for `store`.
+    unsafe fn store_bf16(self, p: *mut u16, v: Self::F);
+    /// # Safety
+    /// As for `load`.
+    unsafe fn load_i8(self, p: *const i8) -> Self::I;
+    /// # Safety
+    /// As for `load`.
+    unsafe fn load_u8(self, p: *const u8) -> Self::I;
+    /// `p[index]` for each lane.
+    /// # Safety
+    /// `p` is readable at each of the indices.
+    unsafe fn gather(self, p: *const f32, index: Self::I) -> Self::F;
+
+    fn add(self, a: Self::F, b: Self::F) -> Self::F;
+    fn sub(self, a: Self::F, b: Self::F) -> Self::F;
+    fn mul(self, a: Self::F, b: Self::F) -> Self::F;
+    fn div(self, a: Self::F, b: Self::F) -> Self::F;
+    /// `a * b + c`; rounded once where the processor can.
+    fn fma(self, a: Self::F, b: Self::F, c: Self::F) -> Self::F;
+    /// The smaller; `b` where either is NaN.
+    fn min(self, a: Self::F, b: Self::F) -> Self::F;
+    /// The larger; `b` where either is NaN.
+    fn max(self, a: Self::F, b: Self::F) -> Self::F;
+    fn sqrt(self, a: Self::F) -> Self::F;
+    /// To the nearest integer, ties to even.
+    fn round(self, a: Self::F) -> Self::F;
+
+    /// To the nearest integer, ties to even; any value where that is no i32.
+    fn to_i(self, a: Self::F) -> Self::I;
+    fn float(self, a: Self::I) -> Self::F;
+    fn bits(self, a: Self::F) -> Self::I;
+    fn of_bits(self, a: Self::I) -> Self::F;
+    /// Wraps.
+    fn add_i(self, a: Self::I, b: Self::I) -> Self::I;
+    /// Wraps.
+    fn sub_i(self, a: Self::I, b: Self::I) -> Self::I;
+    /// Wraps.
+    fn mul_i(self, a: Self::I, b: Self::I) -> Self::I;
+    fn and(self, a: Self::I, b: Self::I) -> Self::I;
+    fn or(self, a: Self::I, b: Self::I) -> Self::I;
+    fn xor(self, a: Self::I, b: Self::I) -> Self::I;
+    fn shl<const N: u32>(self, a: Self::I) -> Self::I;
+    /// Fills with zeros.
+    fn shr<const N: u32>(self, a: Self::I) -> Self::I;
+    /// Fills with the sign.
+    fn sar<const N: u32>(self, a: Self::I) -> Self::I;
+
+    /// `a < b`; no where either is NaN.
+    fn lt(self, a: Self::F, b: Self::F) -> Self::M;
+    /// `a == b`; no where either is NaN.
+    fn eq(self, a: Self::F, b: Self::F) -> Self::M;
+    fn select(self, mask: Self::M, yes: Self::F, no: Self::F) -> Self::F;
+
+    /// All lanes, added in a fixed order (halves onto halves).
+    fn sum(self, a: Self::F) -> f32;
+    /// The largest lane; any value where one is NaN.
+    fn max_lane(self, a: Self::F) -> f32;
+
+    #[inline(always)]
+    fn zero(self) -> Self::F {
+        self.splat(0.0)
+    }
+    #[inline(always)]
+    fn abs(self, a: Self::F) -> Self::F {
+        self.of_bits(self.and(self.bits(a), self.splat_i(0x7fff_ffff)))
+    }
+    #[inline(always)]
+    fn neg(self, a: Self::F) -> Self::F {
+        self.of_bits(self.xor(self.bits(a), self.splat_i(i32::MIN)))
+    }
+    /// `a` with the sign of `b`.
+    #[inline(always)]
+    fn copysign(self, a: Self::F, b: Self::F) -> Self::F {
+        let sign = self.and(self.bits(b), self.splat_i(i32::MIN));
+        self.of_bits(self.or(self.bits(self.abs(a)), sign))
+    }
+}
+
+/// The instruction set in use: what was detected, or less.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Isa {
+    /// Whatever the compiler was told to build for.
+    Scalar(Scalar),
+    /// AVX2, FMA, F16C.
+    #[cfg(target_arch = "x86_64")]
+    Avx2(Avx2),
+    /// AVX-512 F, BW, DQ, VL.
+    #[cfg(target_arch = "x86_64")]
+    Avx512(Avx512),
+}
+
+impl Isa {
+    /// Every set this processor has, best first.
+    pub(crate) fn available() -> Vec<Isa> {
+        let mut all = Vec::new();
+        #[cfg(target_arch = "x86_64")]
+        {
+            all.extend(Avx512::detect().map(Isa::Avx512));
+            all.extend(Avx2::detect().map(Isa::Avx2));
+        }
+        all.push(Isa::Scalar(Scalar));
+        all
+    }
+
+    /// The best set, or the one that the environment variable `TESELA_ISA` names, where the processor has it.
+    pub(crate) fn detect() -> Isa {
+        let all = Isa::available();
+        let wanted = std::env::var("TESELA_ISA").unwrap_or_default();
+        all.iter().find(|i| i.name() == wanted).or(all.first()).copied().unwrap_or(Isa::Scalar(Scalar))
+    }
+
+    /// `scalar`, `avx2`, `avx512`: the last part of kernels' names.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Isa::Scalar(_) => "scalar",
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2(_) => "avx2",
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512(_) => "avx512",
+        }
+    }
+}
+
+/// `simd!(isa, s => expression)`: the expression compiled for the instruction set, with `s` its [`Simd`] value.
+macro_rules! simd {
+    ($isa:expr, $s:ident => $body:expr) => {
+        match $isa {
+            $crate::cpu::simd::Isa::Scalar($s) => $body,
+            #[cfg(target_arch = "x86_64")]
+            $crate::cpu::simd::Isa::Avx2($s) => $s.enter(
+                #[inline(always)]
+                || $body,
+            ),
+            #[cfg(target_arch = "x86_64")]
+            $crate::cpu::simd::Isa::Avx512($s) => $s.enter(
+                #[inline(always)]
+                || $body,
+            ),
+        }
+    };
+}
+pub(crate) use simd;
