@@ -227,6 +227,11 @@ macro_rules! descriptor {
             /// The first word of the operation's text.
             pub const NAME: &'static str = $word;
 
+            /// Required operands, optional operands and fields, for tests.
+            #[cfg(test)]
+            pub(crate) const KEYS: [&'static [&'static str]; 3] =
+                [&[$(stringify!($r),)*], &[$(stringify!($o),)*], &[$(stringify!($f),)*]];
+
             /// The plain form: no optional operand, every field at its default. Not validated yet.
             #[allow(clippy::too_many_arguments, reason = "one argument per required operand, in launch order")]
             pub fn new($($r: $crate::layout::Spec,)*) -> Self {

@@ -13,6 +13,8 @@ mod field;
 pub(crate) mod math;
 #[cfg(test)]
 pub(crate) mod testing;
+#[cfg(test)]
+mod tests;
 
 use std::{fmt, str::FromStr};
 
@@ -61,6 +63,10 @@ macro_rules! ops {
             /// The first word of every operation's text.
             pub const NAMES: &'static [&'static str] = &[$($Variant::NAME,)*];
 
+            /// Required operands, optional operands and fields of every operation, in the order of `NAMES`.
+            #[cfg(test)]
+            const KEYS: &'static [[&'static [&'static str]; 3]] = &[$($Variant::KEYS,)*];
+
             /// The first word of this operation's text.
             pub fn name(&self) -> &'static str {
                 match self { $(Op::$Variant(_) => $Variant::NAME,)* }
@@ -95,8 +101,11 @@ macro_rules! ops {
                 match self { $(Op::$Variant(op) => Semantics::features(op),)* }
             }
 
-            /// The least arithmetic and memory traffic the operation needs.
+            /// The least arithmetic and memory traffic the operation needs; nothing for an invalid one.
             pub fn cost(&self) -> Cost {
+                if self.check().is_err() {
+                    return Cost::default();
+                }
                 let operands = self.operands();
                 match self { $(Op::$Variant(op) => Cost { flops: op.flops(), bytes: op.bytes(&operands) },)* }
             }
@@ -106,12 +115,16 @@ macro_rules! ops {
                 match self { $(Op::$Variant(op) => op.reference(arrays),)* }
             }
 
-            /// How far the named output may lie from the reference, on any device.
+            /// How far the named output may lie from the reference, on any device. Exact for an invalid operation.
             pub fn bound(&self, output: &str) -> Bound {
+                if self.check().is_err() {
+                    return Bound::EXACT;
+                }
                 match self { $(Op::$Variant(op) => op.bound(output),)* }
             }
 
-            /// Values for an operand of a test or a measurement, in row-major order. Index operands get legal contents.
+            /// Values for an operand of a test or a measurement, in row-major order. Index operands get legal contents
+            /// mostly. The operation must be valid.
             pub fn fill(&self, operand: &Operand, fill: Fill, rng: &mut Rng) -> Vec<f64> {
                 let own = match self { $(Op::$Variant(op) => op.fill(operand, fill, rng),)* };
                 own.unwrap_or_else(|| (0..operand.spec.numel()).map(|_| rng.value(fill)).collect())
@@ -128,8 +141,11 @@ macro_rules! ops {
             }
 
             /// The operation that stands for this one's class in measurements: row counts rounded up to a power of two,
-            /// operands dense. Tuning results and packed weights hang on it.
+            /// operands dense. Tuning results and packed weights hang on it. An invalid operation stands for itself.
             pub fn class(&self) -> Op {
+                if self.check().is_err() {
+                    return *self;
+                }
                 match self { $(Op::$Variant(op) => op.class().into(),)* }
             }
 
@@ -196,8 +212,11 @@ impl Op {
         self.check().map_err(|why| Error::invalid(self, why))
     }
 
-    /// The options in use.
+    /// The options in use. All of them for an invalid operation, so that every kernel declines it.
     pub fn features(&self) -> Features {
+        if self.check().is_err() {
+            return Features::all();
+        }
         let mut all = self.own_features();
         for o in &self.operands() {
             all.set(Features::STRIDED, all.contains(Features::STRIDED) || (o.spec.dim(0) > 1 && o.spec.stride(0) != 1));

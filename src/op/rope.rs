@@ -293,7 +293,7 @@ impl Semantics for Rope {
             all.push(Rope { scaling: RopeScaling::Llama3, factor, theta: Real::new(500000.0), ..base });
             let yarn = Rope { scaling: RopeScaling::Yarn, factor, high: Real::new(32.0), original: 4096, ..base };
             all.push(yarn);
-            all.push(Rope { attention: Real::new(0.5), dims: 32, ..yarn });
+            all.push(Rope { attention: Real::new(0.5), dims: 32, low: Real::new(2.0), ..yarn });
             all.push(Rope { x: strided(F32, &[6, 2, 64], &[384, 64, 1]), ..base });
             all.push(Rope { x: strided(F32, &[6, 2, 64], &[64, 384, 1]), dims: 32, ..base });
             all.push(Rope { x: strided(F32, &[6, 2, 64], &[256, 128, 2]), ..base });
