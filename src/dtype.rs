@@ -100,3 +100,62 @@ impl FromStr for DType {
         found.ok_or_else(|| Error::invalid(s, format_args!("no such dtype; known: {}", known())))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_round_trip() {
+        for &d in DType::ALL {
+            assert_eq!(d.to_string().parse(), Ok(d));
+            assert_eq!(DType::ALL.iter().filter(|other| other.name() == d.name()).count(), 1, "{d}");
+        }
+        assert_eq!(format!("[{:>5}]", DType::F32), "[  f32]");
+        for wrong in ["", "F32", "f32 ", "q4_0_0"] {
+            let error = wrong.parse::<DType>().expect_err(wrong).to_string();
+            assert!(error.contains("q4_0"), "{error} lists what is known");
+        }
+    }
+
+    #[test]
+    fn blocks_and_bytes() {
+        for &d in DType::ALL {
+            let (elements, bytes) = d.block();
+            assert_eq!(d.is_quantized(), elements > 1);
+            assert_eq!(d.bytes(3 * elements), Some(3 * bytes));
+            assert_eq!(d.bytes(elements + 1), (elements == 1).then_some(2 * bytes), "{d}");
+            assert_eq!(d.bytes(0), Some(0));
+        }
+        assert_eq!(DType::F32.bytes(usize::MAX), None);
+        // 4 bits and a half-precision scale for each 32 elements.
+        assert_eq!(DType::Q4_0.bytes(64), Some(2 * (16 + 2)));
+    }
+
+    #[test]
+    fn gguf_ids() {
+        // ggml's own numbers.
+        let known = [
+            (0, "f32"),
+            (1, "f16"),
+            (2, "q4_0"),
+            (8, "q8_0"),
+            (12, "q4_k"),
+            (14, "q6_k"),
+            (24, "i8"),
+            (26, "i32"),
+            (30, "bf16"),
+        ];
+        for (id, name) in known {
+            assert_eq!(DType::from_gguf(id).map(DType::name), Some(name));
+        }
+        // No two ids name the same type; 4 and 5 were withdrawn, 25 and 27 are i16 and i64.
+        let mut found: Vec<DType> = (0..100).filter_map(DType::from_gguf).collect();
+        let count = found.len();
+        found.sort();
+        found.dedup();
+        assert_eq!(found.len(), count);
+        assert!(DType::ALL.iter().filter(|d| d.is_quantized()).all(|d| found.contains(d)));
+        assert!([4, 5, 25, 27, 99, u32::MAX].iter().all(|&id| DType::from_gguf(id).is_none()));
+    }
+}

@@ -265,3 +265,155 @@ impl FromStr for Spec {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn parse(text: &str) -> Spec {
+        text.parse().expect(text)
+    }
+
+    /// Offsets in elements of every index, in row-major order.
+    fn offsets(spec: &Spec) -> Vec<usize> {
+        let mut all = vec![0];
+        for (&n, &stride) in spec.shape().iter().zip(spec.strides()) {
+            all = all.iter().flat_map(|at| (0..n).map(move |i| at + i * stride)).collect();
+        }
+        all
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 1000, failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn small_specs_agree_with_brute_force(dims in prop::collection::vec((0usize..5, 0usize..12), 1..5)) {
+            let (shape, strides): (Vec<_>, Vec<_>) = dims.into_iter().unzip();
+            let spec = Spec::strided(DType::F16, &shape, &strides).expect("small");
+            let offsets = offsets(&spec);
+            prop_assert_eq!(spec.numel(), offsets.len());
+            prop_assert_eq!(spec.span(), offsets.iter().max().map_or(0, |last| 2 * (last + 1)));
+            prop_assert_eq!(spec.is_dense(), offsets.iter().copied().eq(0..offsets.len()));
+            let distinct = offsets.iter().collect::<HashSet<_>>().len() == offsets.len();
+            // It may refuse interleavings that happen not to meet, but never misses one that does.
+            prop_assert!(distinct || !offsets.is_empty() && spec.overlaps_itself());
+            prop_assert!(!spec.dense().overlaps_itself() && spec.dense().is_dense());
+            prop_assert_eq!(spec.to_string().parse::<Spec>(), Ok(spec));
+        }
+
+        #[test]
+        fn nested_strides_do_not_overlap(
+            dims in prop::collection::vec((1usize..5, 0usize..3), 1..5), turn in 0usize..4,
+        ) {
+            // Each stride steps over all that lies inside it; then the dimensions are rotated.
+            let mut step = 1;
+            let mut nested: Vec<(usize, usize)> = Vec::new();
+            for (n, gap) in dims {
+                nested.push((n, step));
+                step = n * step + gap;
+            }
+            let by = turn % nested.len();
+            nested.rotate_left(by);
+            let (shape, strides): (Vec<_>, Vec<_>) = nested.into_iter().unzip();
+            let spec = Spec::strided(DType::I8, &shape, &strides).expect("small");
+            prop_assert!(!spec.overlaps_itself(), "{}", spec);
+        }
+
+        #[test]
+        fn any_numbers_are_refused_or_safe(
+            dtype in 0..DType::ALL.len(),
+            dims in prop::collection::vec((any::<usize>(), 0u32..64, any::<usize>(), 0u32..64), 0..8),
+        ) {
+            let shape: Vec<usize> = dims.iter().map(|d| d.0 >> d.1).collect();
+            let strides: Vec<usize> = dims.iter().map(|d| d.2 >> d.3).collect();
+            for spec in [Spec::new(DType::ALL[dtype], &shape), Spec::strided(DType::ALL[dtype], &shape, &strides)] {
+                let Ok(spec) = spec else { continue };
+                prop_assert!(spec.span() < isize::MAX as usize && spec.numel() <= isize::MAX as usize / 16);
+                prop_assert!(spec.bytes() >= spec.numel() / 16 && spec.rows() <= isize::MAX as usize / 16);
+                let _ = (spec.is_dense(), spec.overlaps_itself(), spec.dense(), spec.broadcast(&[2, 3]));
+                prop_assert_eq!(spec.to_string().parse::<Spec>(), Ok(spec));
+            }
+        }
+
+        #[test]
+        fn arbitrary_text_never_panics(text: String) {
+            let _ = (text.parse::<Spec>(), text.parse::<Dims>(), format!("f32:{text}").parse::<Spec>());
+        }
+    }
+
+    #[test]
+    fn texts() {
+        for text in ["f32:1", "f32:0", "q4_k:3x512", "bf16:2x3x4@100x1x5", "i8:4x3@0x1", "f32:1x2x3x4x5x6"] {
+            assert_eq!(parse(text).to_string(), text);
+        }
+        assert_eq!(parse("f32:2x3@3x1").to_string(), "f32:2x3", "dense strides are not printed");
+        for wrong in [
+            "",
+            "f32",
+            "f32:",
+            "f32:x",
+            "f32:2x",
+            "f32:-1",
+            "f32:2@",
+            "f32:2x3@1",
+            "f32:1x1x1x1x1x1x1",
+            "f31:2",
+            "f32:2 ",
+            "f32:18446744073709551615",
+            "f32:4294967296x4294967296",
+            "f32:0x18446744073709551615x2",
+            "i8:2@18446744073709551615",
+            "q4_0:31",
+            "q4_0:64@2",
+            "q4_0:2x32@40x1",
+            "q8_0:0x33",
+        ] {
+            assert!(wrong.parse::<Spec>().is_err(), "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn extents_and_strides_count_from_the_last() {
+        let s = parse("f32:2x3x4@100x10x2");
+        assert_eq!([s.dim(0), s.dim(1), s.dim(2), s.dim(3)], [4, 3, 2, 1]);
+        assert_eq!([s.stride(0), s.stride(1), s.stride(2), s.stride(3)], [2, 10, 100, 0]);
+        assert_eq!((s.rank(), s.rows(), s.numel(), s.bytes(), s.span()), (3, 6, 24, 96, 4 * (100 + 20 + 6 + 1)));
+        let q = parse("q4_0:3x64@128x1");
+        assert_eq!((q.bytes(), q.span()), (3 * 36, 18 * (2 * 4 + 2)));
+    }
+
+    #[test]
+    fn overlaps() {
+        for (text, overlaps) in [
+            ("f32:4x3@0x1", true),
+            ("f32:4x3@2x1", true),
+            ("f32:4x3@3x1", false),
+            ("f32:4x3@1x4", false),
+            ("f32:1x3@0x1", false),
+            ("f32:0x3@0x0", false),
+            ("f32:2x2x2@1x1x1", true),
+            ("f32:1@0", false),
+        ] {
+            assert_eq!(parse(text).overlaps_itself(), overlaps, "{text}");
+        }
+    }
+
+    #[test]
+    fn broadcasting() {
+        let to = |text: &str, shape: &[usize]| parse(text).broadcast(shape).map(|s| s.strides().to_vec());
+        assert_eq!(to("f32:3", &[2, 3]), Ok(vec![0, 1]));
+        assert_eq!(to("f32:2x1", &[5, 2, 3]), Ok(vec![0, 1, 0]));
+        assert_eq!(to("f32:2x3@1x9", &[2, 3]), Ok(vec![1, 9]));
+        assert_eq!(to("f32:1x3", &[0, 3]), Ok(vec![0, 1]));
+        assert_eq!(to("q4_0:1x32", &[4, 32]), Ok(vec![0, 1]));
+        for (text, shape) in
+            [("f32:2", &[3][..]), ("f32:2x3", &[3]), ("f32:3", &[3, 1]), ("f32:3", &[]), ("f32:1", &[1; 7])]
+        {
+            assert!(to(text, shape).is_err(), "{text} to {shape:?}");
+        }
+    }
+}
