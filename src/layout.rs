@@ -229,6 +229,23 @@ impl Spec {
         Spec::strided(self.dtype, shape, &strides)
     }
 
+    /// The byte at which each run of elements that are stored together (one element, or one block) begins, in row-major order.
+    pub fn offsets(&self) -> impl Iterator<Item = usize> + use<> {
+        let (elements, bytes) = self.dtype.block();
+        let (spec, mut index) = (*self, [0usize; MAX_RANK]);
+        (0..self.numel() / elements).map(move |_| {
+            let at: usize = index.iter().zip(spec.strides.iter()).map(|(i, s)| i * s).sum();
+            for d in (0..spec.rank()).rev() {
+                index[d] += if d == spec.rank() - 1 { elements } else { 1 };
+                if index[d] < spec.shape[d] {
+                    break;
+                }
+                index[d] = 0;
+            }
+            at / elements * bytes
+        })
+    }
+
     /// The same tensor densely stored.
     pub fn dense(&self) -> Spec {
         Spec { strides: self.shape.dense_strides(), ..*self }

@@ -15,12 +15,44 @@ mod layout;
 pub mod op;
 pub mod quant;
 mod reference;
+pub mod runtime;
+mod tensor;
 
 pub use backend::{Backend, Buffer, DeviceInfo, Plan, Plans, View};
 #[cfg(feature = "cpu")]
 pub use cpu::Cpu;
+pub use dispatch::{Device, Explanation, Fallback, Placed};
 pub use dtype::DType;
 pub use error::{Error, Result};
 pub use layout::{Dims, MAX_RANK, Spec};
 pub use op::Op;
 pub use reference::Reference;
+pub use runtime::{Builder, Runtime};
+pub use tensor::Tensor;
+
+use std::sync::Arc;
+
+use backend::{Absent, OpenOptions};
+
+/// What [`discover`] found.
+#[derive(Debug)]
+pub struct Discovery {
+    /// The machine's devices, opened; the reference is always the last.
+    pub devices: Vec<Arc<dyn Backend>>,
+    /// Devices that could have been there and are not, with the reasons.
+    pub absent: Vec<Absent>,
+}
+
+/// Opens every device of the machine that this build has a backend for. Never fails: what cannot be opened is in `absent`.
+pub fn discover(options: &OpenOptions) -> Discovery {
+    let (mut devices, mut absent): (Vec<Arc<dyn Backend>>, Vec<Absent>) = (Vec::new(), Vec::new());
+    for (backend, built) in
+        [("cpu", cfg!(feature = "cpu")), ("wgpu", cfg!(feature = "wgpu")), ("cuda", cfg!(feature = "cuda"))]
+    {
+        if !built {
+            absent.push(Absent { backend, why: format!("built without feature {backend}") });
+        }
+    }
+    devices.push(Arc::new(Reference::open(options)));
+    Discovery { devices, absent }
+}

@@ -7,7 +7,7 @@ use crate::{
     backend::{Backend, Buffer, DeviceInfo, Kind, Memory, OpenOptions, Plan, Plans, Token, View},
     error::Result,
     host::{self, Account, HostBuffer},
-    op::{Array, Arrays, Determinism, Op, Role, offsets},
+    op::{Array, Arrays, Determinism, Op, Role},
 };
 
 /// The open reference device.
@@ -112,7 +112,7 @@ impl Plan for Oracle {
                 // Encoding what was decoded need not give the same blocks: a copy takes them as they are.
                 Op::Convert(c) if c.x.dtype() == c.out.dtype() => {
                     let (_, size) = c.x.dtype().block();
-                    for (from, to) in offsets(&c.x).zip(offsets(&c.out)) {
+                    for (from, to) in c.x.offsets().zip(c.out.offsets()) {
                         bytes[to..to + size].copy_from_slice(&first[from..from + size]);
                     }
                 }

@@ -11,7 +11,7 @@ use crate::{
     dispatch::Launch,
     error::{Error, Result},
     layout::Spec,
-    op::{Array, Arrays, Determinism, Fill, Op, Operands, Role, offsets},
+    op::{Array, Arrays, Determinism, Fill, Op, Operands, Role},
 };
 
 /// Bytes before and behind every operand and the scratch memory; they must come back as they were.
@@ -210,7 +210,7 @@ pub fn plans(device: &dyn Backend, op: &Op) -> Result<Result<Plans, String>> {
 /// The elements' bytes in row-major order, without gaps.
 fn dense(spec: &Spec, bytes: &[u8]) -> Vec<u8> {
     let (_, size) = spec.dtype().block();
-    offsets(spec).flat_map(|at| &bytes[at..at + size]).copied().collect()
+    spec.offsets().flat_map(|at| &bytes[at..at + size]).copied().collect()
 }
 
 /// The first byte that belongs to no element and changed.
@@ -220,7 +220,7 @@ fn first_gap_changed(spec: &Spec, before: &[u8], after: &[u8]) -> Option<usize> 
     }
     let (_, size) = spec.dtype().block();
     let mut element = vec![false; before.len()];
-    for at in offsets(spec) {
+    for at in spec.offsets() {
         element[at..at + size].fill(true);
     }
     (0..before.len()).find(|&i| !element[i] && before[i] != after[i])

@@ -35,6 +35,11 @@ impl Launch {
         &self.op
     }
 
+    /// The operation's operands, in the order of `run`'s arguments.
+    pub fn operands(&self) -> &[Operand] {
+        &self.operands
+    }
+
     /// The kernel.
     pub fn plan(&self) -> &Arc<dyn Plan> {
         &self.plan

@@ -30,7 +30,7 @@ impl Array {
             quant::decode_f64(spec.dtype(), &bytes[..spec.span()], &mut array.data)?;
             return Ok(array);
         }
-        for (at, out) in offsets(&spec).zip(array.data.chunks_exact_mut(elements)) {
+        for (at, out) in spec.offsets().zip(array.data.chunks_exact_mut(elements)) {
             quant::decode_f64(spec.dtype(), &bytes[at..at + size], out)?;
         }
         Ok(array)
@@ -43,7 +43,7 @@ impl Array {
         if spec.is_dense() && old.is_none() {
             return quant::encode_f64(spec.dtype(), data, &mut bytes[..spec.span()]);
         }
-        for (i, at) in offsets(spec).enumerate() {
+        for (i, at) in spec.offsets().enumerate() {
             let run = i * elements..(i + 1) * elements;
             let same =
                 |old: &[f64]| old[run.clone()].iter().zip(&data[run.clone()]).all(|(a, b)| a.to_bits() == b.to_bits());
@@ -134,22 +134,4 @@ impl IndexMut<&str> for Arrays {
         let found = self.0.iter_mut().find(|a| a.0 == name);
         &mut found.unwrap_or_else(|| unreachable!("operand {name}")).1
     }
-}
-
-/// Where each run of elements that are encoded together (one element, or one block) begins in memory, in row-major order.
-pub(crate) fn offsets(spec: &Spec) -> impl Iterator<Item = usize> {
-    let (elements, bytes) = spec.dtype().block();
-    let mut index = vec![0usize; spec.rank()];
-    let (shape, strides) = (spec.shape().to_vec(), spec.strides().to_vec());
-    (0..spec.numel() / elements).map(move |_| {
-        let at: usize = index.iter().zip(&strides).map(|(i, s)| i * s).sum();
-        for d in (0..shape.len()).rev() {
-            index[d] += if d == shape.len() - 1 { elements } else { 1 };
-            if index[d] < shape[d] {
-                break;
-            }
-            index[d] = 0;
-        }
-        at / elements * bytes
-    })
 }

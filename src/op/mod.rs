@@ -20,7 +20,6 @@ use std::{fmt, str::FromStr};
 
 #[cfg(feature = "conformance")]
 pub(crate) use accept::ulp;
-pub(crate) use array::offsets;
 pub use array::{Array, Arrays};
 pub use descriptor::{Bound, Cost, Fill, MAX_OPERANDS, Operand, Operands, Rng, Role};
 pub(crate) use descriptor::{Semantics, class_rows, class_spec, descriptor, ensure, one_of};
