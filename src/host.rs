@@ -32,7 +32,7 @@ impl Account {
         *self.lock()
     }
 
-    fn take(&self, bytes: usize) -> Result<()> {
+    pub(crate) fn take(&self, bytes: usize) -> Result<()> {
         let mut m = self.lock();
         let available = if m.limit == 0 { usize::MAX } else { m.limit.saturating_sub(m.used) };
         if bytes > available {
@@ -43,7 +43,7 @@ impl Account {
         Ok(())
     }
 
-    fn give_back(&self, bytes: usize) {
+    pub(crate) fn give_back(&self, bytes: usize) {
         self.lock().used -= bytes;
     }
 }

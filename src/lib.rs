@@ -17,6 +17,8 @@ pub mod quant;
 mod reference;
 pub mod runtime;
 mod tensor;
+#[cfg(feature = "wgpu")]
+mod wgpu;
 
 pub use backend::{Backend, Buffer, DeviceInfo, Plan, Plans, View};
 #[cfg(feature = "cpu")]
@@ -52,6 +54,12 @@ pub fn discover(options: &OpenOptions) -> Discovery {
         if !built {
             absent.push(Absent { backend, why: format!("built without feature {backend}") });
         }
+    }
+    #[cfg(feature = "wgpu")]
+    {
+        let (found, missing) = wgpu::open_all(options);
+        devices.extend(found);
+        absent.extend(missing);
     }
     devices.push(Arc::new(Reference::open(options)));
     Discovery { devices, absent }

@@ -1,0 +1,27 @@
+// One workgroup per token: cache[slots[t]] = x[t], unless a later token names the same slot.
+
+@compute @workgroup_size(64)
+fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
+    let token = id.x + id.y * p.grid_x;
+    if token >= p.groups {
+        return;
+    }
+    let slot = load_slots(token * p.slots_t0);
+    var later = 0.0;
+    for (var t = token + 1u + lane; t < p.groups; t += WG) {
+        if load_slots(t * p.slots_t0) == slot {
+            later = 1.0;
+        }
+    }
+    later = sum_all(lane, later);
+    if later > 0.0 || slot < 0 || u32(slot) >= p.capacity {
+        return;
+    }
+    let row = u32(slot) / p.page * p.page_stride + u32(slot) % p.page * p.row_stride;
+    for (var e = lane; e < p.heads * p.d; e += WG) {
+        let head = e / p.d;
+        let j = e % p.d;
+        let x = load_x(token * p.x_t2 + head * p.x_t1 + j * p.x_t0);
+        store_cache(row + head * p.cache_t1 + j * p.cache_t0, x);
+    }
+}

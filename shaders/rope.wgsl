@@ -1,0 +1,97 @@
+// One thread per token, head and pair. Angles are exact: frequencies come as turns per position in units of 2^-64, so
+// that position times frequency, modulo whole turns, is an integer product modulo 2^64.
+
+fn high_product(a: u32, b: u32) -> u32 {
+    let low = (a & 0xffffu) * (b & 0xffffu);
+    let mid = (a >> 16u) * (b & 0xffffu) + (low >> 16u);
+    let mid2 = (a & 0xffffu) * (b >> 16u) + (mid & 0xffffu);
+    return (a >> 16u) * (b >> 16u) + (mid >> 16u) + (mid2 >> 16u);
+}
+
+#if factors
+// frequency / factor, modulo whole turns: long division by the factor's 24-bit significand, byte by byte, then a shift by
+// its exponent. For a factor that is 0, negative or not finite: false.
+fn divide(frequency: ptr<function, vec2<u32>>, factor: f32) -> bool {
+    let bits = bitcast<u32>(factor);
+    if bits < 0x800000u || bits >= 0x7f800000u {
+        return false;
+    }
+    let m = (bits & 0x7fffffu) | 0x800000u;
+    var q = vec2<u32>(); // frequency * 2^24 / m
+    var rest = 0u;
+    for (var i = 0u; i < 11u; i++) {
+        var byte = 0u;
+        if i < 4u {
+            byte = ((*frequency).x >> (24u - 8u * i)) & 0xffu;
+        } else if i < 8u {
+            byte = ((*frequency).y >> (24u - 8u * (i - 4u))) & 0xffu;
+        }
+        let v = (rest << 8u) | byte;
+        q = vec2((q.x << 8u) | (q.y >> 24u), (q.y << 8u) | (v / m));
+        rest = v % m;
+    }
+    // factor = m 2^(e - 150), so what remains is a shift right by 24 + e - 150.
+    let shift = i32(bits >> 23u) - 126;
+    for (var i = 0; i < shift && i < 64; i++) {
+        q = vec2(q.x >> 1u, (q.y >> 1u) | (q.x << 31u));
+    }
+    for (var i = shift; i < 0 && i > shift - 64 && i > -64; i++) {
+        q = vec2((q.x << 1u) | (q.y >> 31u), q.y << 1u);
+    }
+    *frequency = q;
+    return true;
+}
+#end
+
+@compute @workgroup_size(64)
+fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
+    let i = (id.x + id.y * p.grid_x) * WG + lane;
+    if i >= p.elements {
+        return;
+    }
+    let pair = i % p.pairs;
+    let head = i / p.pairs % p.heads;
+    let token = i / (p.pairs * p.heads);
+    let position = load_positions(token * p.positions_t0);
+    var frequency = vec2(table_words[2u * pair], table_words[2u * pair + 1u]);
+    var amplitude = p.amplitude;
+#if factors
+    let factor = load_factors(pair * p.factors_t0);
+    if !divide(&frequency, abs(factor)) {
+        // Infinitely slow stands still; anything else is no angle.
+        frequency = vec2<u32>();
+        amplitude = select(nan(), amplitude, is_infinite(factor));
+    }
+    let backwards = (position < 0) != (factor < 0.0);
+#else
+    let backwards = position < 0;
+#end
+    let steps = bitcast<u32>(abs(position));
+    let low = steps * frequency.y;
+    let angle = steps * frequency.x + high_product(steps, frequency.y);
+    // The nearest quarter turn, and the rest within an eighth of a turn of it.
+    let quarter = (angle + 0x20000000u) >> 30u;
+    let rest = f32(bitcast<i32>(angle - (quarter << 30u))) + f32(low) * 2.3283064e-10;
+    let r = rest * 1.46291807926715968105e-9;
+    let t = r * r;
+    let s = r * (1.0 + t * (-0.166666667 + t * (0.00833333333 + t * (-0.000198412698 + t * 2.75573192e-6))));
+    let c = 1.0 + t * (-0.5 + t * (0.0416666667 + t * (-0.00138888889 + t * (2.48015873e-5 - t * 2.75573192e-7))));
+    var turn = vec2(c, s);
+    if (quarter & 1u) == 1u {
+        turn = vec2(-turn.y, turn.x);
+    }
+    if (quarter & 2u) == 2u {
+        turn = -turn;
+    }
+    if backwards {
+        turn.y = -turn.y;
+    }
+    turn *= amplitude;
+    let row = token * p.x_t2 + head * p.x_t1;
+    let at_a = row + pair * p.step_pair * p.x_t0;
+    let at_b = at_a + p.step_other * p.x_t0;
+    let a = load_x(at_a);
+    let b = load_x(at_b);
+    store_x(at_a, a * turn.x - b * turn.y);
+    store_x(at_b, a * turn.y + b * turn.x);
+}

@@ -1,0 +1,49 @@
+use super::{Kernel, require_dtypes};
+use crate::{
+    dtype::DType::*,
+    error::{Error, Result},
+    op::{Convert, Features, Op},
+};
+
+pub(super) fn kernel(op: &Op, o: &Convert) -> Result<Kernel> {
+    op.require(Features::all())?;
+    let (x, out) = (o.x.dtype(), o.out.dtype());
+    // A copy needs no decoding, so it is there for every plain type.
+    let copy = x == out && !x.is_quantized();
+    if !copy {
+        require_dtypes(op)?;
+    }
+    let mut kernel = Kernel::new(op, "convert", o.out.shape(), 0);
+    kernel.flag("copy", copy);
+    kernel.variant = if copy { "copy" } else { "convert" };
+    let body = match (x, out) {
+        _ if copy => None,
+        (I32, F16 | BF16) => return Err(Error::unsupported(op, "a shader would round twice on the way from i32")),
+        (I8 | U8 | I32, F32 | F16 | BF16) => Some("x: VALUE) -> f32 { return f32(x);"),
+        (_, F32 | F16 | BF16) => Some("x: VALUE) -> f32 { return x;"),
+        (I8 | U8 | I32, I8) => Some("x: VALUE) -> i32 { return clamp(i32(x), -128, 127);"),
+        (I8 | U8 | I32, U8) => Some("x: VALUE) -> u32 { return u32(clamp(i32(x), 0, 255));"),
+        (I8 | U8 | I32, I32) => Some("x: VALUE) -> i32 { return i32(x);"),
+        // Saturating; the largest f32 below 2^31 is 2147483520.
+        (_, I8) => Some("x: VALUE) -> i32 { return select(i32(round(clamp(x, -128.0, 127.0))), 0, is_nan(x));"),
+        (_, U8) => Some("x: VALUE) -> u32 { return select(u32(round(clamp(x, 0.0, 255.0))), 0u, is_nan(x));"),
+        (_, I32) => Some(
+            "x: VALUE) -> i32 { \
+             if is_nan(x) { return 0; } \
+             if x >= 2147483648.0 { return 0x7fffffff; } \
+             return i32(round(max(x, -2147483648.0)));",
+        ),
+        _ => return Err(Error::unsupported(op, format_args!("no shader writes {out} yet"))),
+    };
+    if let Some(body) = body {
+        let value = match x {
+            I8 | I32 => "i32",
+            U8 => "u32",
+            _ => "f32",
+        };
+        kernel.code(format!("fn converted({} }}", body.replace("VALUE", value)));
+    }
+    kernel.elements(o.out.numel());
+    kernel.collapse();
+    Ok(kernel)
+}

@@ -1,0 +1,129 @@
+//! A compiled kernel, ready to be launched.
+
+use std::{collections::HashMap, sync::Arc};
+
+use crate::{
+    backend::{Plan, View},
+    error::{Error, Result},
+    op::{Determinism, Op},
+};
+
+use super::{
+    queue::{self, Dispatch, Queue},
+    shader::Kernel,
+};
+
+/// Pipelines by their kernels' keys: the device's, for all operations.
+pub(super) type Pipelines = HashMap<String, Arc<wgpu::ComputePipeline>>;
+
+#[derive(Debug)]
+struct Operand {
+    span: usize, // bytes bound
+    unit: usize, // bytes that `NAME_at` counts
+}
+
+/// One kernel, sized for one operation.
+#[derive(Debug)]
+pub(super) struct Compiled {
+    name: Arc<str>,
+    queue: Arc<Queue>,
+    pipeline: Arc<wgpu::ComputePipeline>,
+    operands: Vec<Operand>,
+    params: Vec<u32>,
+    grid: (usize, usize),
+    table: Option<wgpu::Buffer>,
+    determinism: Determinism,
+    align: usize,
+}
+
+impl Compiled {
+    /// Compiles the kernel, unless another of the same text was compiled before.
+    pub(super) fn new(
+        op: &Op,
+        kernel: Kernel,
+        determinism: Determinism,
+        queue: &Arc<Queue>,
+        pipelines: &mut Pipelines,
+    ) -> Result<Compiled> {
+        let limits = queue.device.limits();
+        let declined = |why: String| Error::unsupported(op, why);
+        let align = limits.min_storage_buffer_offset_alignment as usize;
+        let bindings = kernel.operands.len() + usize::from(!kernel.table.is_empty());
+        if bindings > limits.max_storage_buffers_per_shader_stage as usize {
+            let most = limits.max_storage_buffers_per_shader_stage;
+            return Err(declined(format!("{bindings} operands, and the device binds {most}")));
+        }
+        let mut operands = Vec::with_capacity(kernel.operands.len());
+        for o in &kernel.operands {
+            let (elements, bytes) = o.spec.dtype().block();
+            let span = o.spec.span();
+            if (span + align) as u64 > limits.max_storage_buffer_binding_size {
+                let most = limits.max_storage_buffer_binding_size;
+                return Err(declined(format!("{} spans {span} bytes, and a binding holds {most}", o.name)));
+            }
+            operands.push(Operand { span, unit: if elements > 1 { 1 } else { bytes } });
+        }
+        let grid = kernel.grid();
+        if grid.1 > 65535 {
+            return Err(declined(format!("{} workgroups are more than one dispatch holds", kernel.groups)));
+        }
+        let params = kernel.words().map_err(declined)?;
+        let types: Vec<&str> = kernel.operands.iter().take(2).map(|o| o.spec.dtype().name()).collect();
+        let types = if types[0] == types[types.len() - 1] { types[0].into() } else { types.join("-") };
+        let name: Arc<str> = format!("wgpu-{types}-{}", kernel.variant).into();
+        let key = kernel.key();
+        let pipeline = match pipelines.get(&key) {
+            Some(pipeline) => pipeline.clone(),
+            None => {
+                let pipeline = Arc::new(queue.compile(&name, kernel.source()?, bindings)?);
+                pipelines.insert(key, pipeline.clone());
+                pipeline
+            }
+        };
+        let table = if kernel.table.is_empty() { None } else { Some(queue.table(&kernel.table)?) };
+        let grid = if kernel.groups == 0 { (0, 0) } else { grid };
+        Ok(Compiled { name, queue: queue.clone(), pipeline, operands, params, grid, table, determinism, align })
+    }
+}
+
+impl Plan for Compiled {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn determinism(&self) -> Determinism {
+        self.determinism
+    }
+
+    unsafe fn launch(&self, args: &[View], _scratch: Option<&View>) -> Result<()> {
+        if self.grid.0 == 0 {
+            return Ok(());
+        }
+        let mut params = self.params.clone();
+        let mut entries = Vec::with_capacity(args.len() + 1);
+        for (i, (o, view)) in self.operands.iter().zip(args).enumerate() {
+            // A binding begins at a multiple of `align`; the rest of the offset is the shader's to add.
+            let begin = if o.span == 0 { 0 } else { view.offset() / self.align * self.align };
+            let rest = if o.span == 0 { 0 } else { view.offset() - begin };
+            params[Kernel::FIRST_AT + i] = (rest / o.unit) as u32;
+            let size = wgpu::BufferSize::new((rest + o.span).max(4).next_multiple_of(4) as u64);
+            let binding = wgpu::BufferBinding { buffer: queue::raw(view)?, offset: begin as u64, size };
+            entries.push(wgpu::BindGroupEntry { binding: i as u32, resource: wgpu::BindingResource::Buffer(binding) });
+        }
+        if let Some(table) = &self.table {
+            entries.push(wgpu::BindGroupEntry { binding: args.len() as u32, resource: table.as_entire_binding() });
+        }
+        let group = self.queue.device.create_bind_group(&wgpu::BindGroupDescriptor {
+            label: Some(&self.name),
+            layout: &self.pipeline.get_bind_group_layout(0),
+            entries: &entries,
+        });
+        self.queue.record(Dispatch {
+            name: &self.name,
+            pipeline: &self.pipeline,
+            group: &group,
+            params: &params,
+            grid: self.grid,
+        })
+    }
+}

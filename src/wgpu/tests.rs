@@ -1,0 +1,102 @@
+//! What only a device can get wrong. The operations themselves are the conformance kit's.
+//! Without a Vulkan driver (software counts: Debian's mesa-vulkan-drivers) these tests say so and check nothing.
+
+use super::*;
+
+fn devices() -> Vec<Arc<dyn Backend>> {
+    let (devices, absent) = open_all(&OpenOptions::default());
+    absent.iter().for_each(|a| eprintln!("skipped: {}", a.why));
+    devices
+}
+
+#[cfg(feature = "conformance")]
+#[test]
+fn every_device_conforms() {
+    for device in devices() {
+        let report = crate::conformance::check(&*device);
+        eprintln!("{report}");
+        report.assert();
+    }
+}
+
+#[test]
+fn bytes_at_any_offset_survive_their_neighbours() {
+    for device in devices() {
+        let whole = View::whole(device.alloc(64).unwrap());
+        let mut expected = vec![0u8; 64];
+        device.read(&whole, &mut expected).unwrap();
+        assert_eq!(expected, [0; 64], "memory comes zeroed");
+        for (offset, len) in [(0, 64), (1, 1), (3, 2), (5, 8), (8, 3), (61, 3), (7, 0)] {
+            let bytes: Vec<u8> = (0..len).map(|i| (offset * 7 + i + 1) as u8).collect();
+            let view = whole.slice(offset, len).unwrap();
+            device.write(&view, &bytes).unwrap();
+            expected[offset..offset + len].copy_from_slice(&bytes);
+            let mut got = vec![0; len];
+            device.read(&view, &mut got).unwrap();
+            assert_eq!(got, bytes);
+        }
+        let mut got = vec![0; 64];
+        device.read(&whole, &mut got).unwrap();
+        assert_eq!(got, expected);
+    }
+}
+
+#[test]
+fn memory_runs_out_and_the_device_stays() {
+    for device in open_all(&OpenOptions { memory_limit: 1 << 20, ..OpenOptions::default() }).0 {
+        let kept = device.alloc(1 << 19).unwrap();
+        for bytes in [1 << 20, usize::MAX] {
+            assert!(matches!(device.alloc(bytes), Err(Error::OutOfMemory { .. })), "{bytes}");
+        }
+        assert_eq!(device.memory().used, 1 << 19);
+        drop(kept);
+        assert_eq!((device.memory().used, device.memory().peak), (0, 1 << 19));
+        device.alloc(1 << 20).unwrap();
+        device.sync().unwrap();
+    }
+    // Without a limit of ours, the driver's: either answer is fine, but the device must survive it.
+    for device in devices() {
+        let held: Vec<_> = (0..4).map(|_| device.alloc(device.info().max_buffer & !63)).collect();
+        assert!(
+            held.iter().flatten().count() + held.iter().filter(|h| matches!(h, Err(Error::OutOfMemory { .. }))).count()
+                == 4
+        );
+        drop(held);
+        device.write(&View::whole(device.alloc(4).unwrap()), &[1; 4]).unwrap();
+        device.sync().unwrap();
+    }
+}
+
+#[test]
+fn a_lost_device_says_so() {
+    for adapter in pollster::block_on(
+        wgpu::Instance::new(wgpu::InstanceDescriptor::new_without_display_handle())
+            .enumerate_adapters(wgpu::Backends::all()),
+    ) {
+        let device = open(&adapter, "lost".into(), &OpenOptions::default()).unwrap();
+        let view = View::whole(device.alloc(4).unwrap());
+        device.queue.device.destroy();
+        let _ = device.sync(); // the loss is noticed here or at the next call
+        for failed in
+            [device.alloc(4).map(|_| ()), device.write(&view, &[0; 4]), device.read(&view, &mut [0; 4]), device.sync()]
+        {
+            let Err(Error::Device { message, .. }) = failed else { panic!("{failed:?}") };
+            assert!(message.contains("lost"), "{message}");
+        }
+    }
+}
+
+#[test]
+fn a_pipeline_is_built_once_for_all_extents() {
+    let Some(device) = devices().into_iter().next() else { return };
+    let plan = |m: usize| {
+        let op: Op = format!("matmul x=f32:{m}x64 w=q8_0:32x64 out=f32:{m}x32").parse().unwrap();
+        device.plan(&op).unwrap().remove(0)
+    };
+    plan(8);
+    let start = std::time::Instant::now();
+    let plans: Vec<_> = (0..100).map(|i| plan(9 + i)).collect();
+    let each = start.elapsed() / 100;
+    assert!(each.as_micros() < 2000, "{each:?} for a known class");
+    assert!(plans.iter().all(|p| p.name() == "wgpu-f32-q8_0-tiled"));
+}
