@@ -81,7 +81,7 @@ impl DType {
     /// Bytes of `elements` consecutive elements, or `None` where they do not fill whole blocks or overflow.
     pub const fn bytes(self, elements: usize) -> Option<usize> {
         let (n, size) = self.block();
-        if elements % n != 0 { None } else { (elements / n).checked_mul(size) }
+        if !elements.is_multiple_of(n) { None } else { (elements / n).checked_mul(size) }
     }
 }
 

@@ -117,10 +117,10 @@ impl Spec {
         }
         if block > 1 {
             let last = self.shape[rank - 1];
-            if last % block != 0 || (last > 0 && self.strides[rank - 1] != 1) {
+            if !last.is_multiple_of(block) || (last > 0 && self.strides[rank - 1] != 1) {
                 return fail(&format!("quantized rows must be dense and a multiple of {block} elements"));
             }
-            if (0..rank - 1).any(|i| self.shape[i] > 1 && self.strides[i] % block != 0) {
+            if (0..rank - 1).any(|i| self.shape[i] > 1 && !self.strides[i].is_multiple_of(block)) {
                 return fail(&format!("strides of a quantized tensor must be multiples of {block} elements"));
             }
         }

@@ -103,6 +103,10 @@ pub struct Rng(pub u64);
 
 impl Rng {
     /// 64 uniform bits.
+    #[allow(
+        clippy::should_implement_trait,
+        reason = "not an iterator: it never ends and gives several kinds of numbers"
+    )]
     pub fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;

@@ -92,7 +92,7 @@ impl Sample {
         let Some(at) = order.iter().position(|&i| i as f64 == got) else {
             return Err(format!("is {got}, which is not among the {} kept", order.len()));
         };
-        ensure!(row[order[at]] > f64::NEG_INFINITY, "is {got}, whose probability is 0");
+        ensure!(row[order[at]] != f64::NEG_INFINITY, "is {got}, whose probability is 0");
         let top_p = self.top_p.f64();
         // The prefixes that reach top_p within rounding: from the shortest to the longest of them.
         let reaches = |mass: f64| cumulative.iter().position(|&c| c >= mass).unwrap_or(order.len() - 1);

@@ -43,8 +43,6 @@ pub(super) fn softmax_row(row: &[f64], error: &[f64], log: bool) -> (Vec<f64>, V
     let own = |i: usize| if row[i].is_finite() { error[i] + max - row[i] } else { 0.0 };
     // The sum's error is the mean of its terms', weighted as they are.
     let shared: f64 = (0..row.len()).map(|i| (row[i] - max).exp() / sum * own(i)).sum();
-    // Terms below the smallest normal f32 may be flushed to zero.
-    let flushed = f32::MIN_POSITIVE as f64 / f32::EPSILON as f64;
     let at = |i: usize| {
         let slack = 1.0 + own(i) + shared;
         if log {
@@ -52,7 +50,7 @@ pub(super) fn softmax_row(row: &[f64], error: &[f64], log: bool) -> (Vec<f64>, V
             (value, if value.is_finite() { value.abs() + slack } else { 1.0 })
         } else {
             let value = (row[i] - max).exp() / sum;
-            (value, value * slack + flushed)
+            (value, value * slack)
         }
     };
     (0..row.len()).map(at).unzip()

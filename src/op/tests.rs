@@ -50,9 +50,9 @@ fn spec_text(rng: &mut Rng) -> String {
     let usual = [0, 1, 2, 3, 4, 5, 8, 32, 64, 128, 256, 512];
     let absurd = [usize::MAX, usize::MAX / 2, usize::MAX / 32, u32::MAX as usize, 1 << 59, (1 << 31) - 1, 1 << 20];
     let wild = rng.below(6) == 0;
-    let mut number = |rng: &mut Rng| *if wild && rng.below(3) == 0 { pick(&absurd, rng) } else { pick(&usual, rng) };
+    let number = |rng: &mut Rng| *if wild && rng.below(3) == 0 { pick(&absurd, rng) } else { pick(&usual, rng) };
     let rank = 1 + rng.below(if wild { 7 } else { 4 });
-    let mut dims = |rng: &mut Rng| (0..rank).map(|_| number(rng).to_string()).collect::<Vec<_>>().join("x");
+    let dims = |rng: &mut Rng| (0..rank).map(|_| number(rng).to_string()).collect::<Vec<_>>().join("x");
     let plain = [DType::F32, DType::F16, DType::BF16, DType::I32, DType::U8];
     let dtype = if rng.below(3) == 0 { pick(DType::ALL, rng) } else { pick(&plain, rng) };
     let shape = dims(rng);
