@@ -168,7 +168,7 @@ impl Gguf {
         for t in &mut self.tensors {
             let start = data.checked_add(t.start).filter(|_| t.start % alignment == 0);
             t.start = start.ok_or_else(|| format!("is corrupt: tensor {} has the offset {}", t.name, t.start))?;
-            let end = t.start.checked_add(t.size()).unwrap_or(usize::MAX);
+            let end = t.start.saturating_add(t.size());
             if end > len {
                 return Err(format!(
                     "is truncated or corrupt: tensor {} ends at byte {end}, the file at {len}; copy or download it again",
