@@ -15,7 +15,7 @@ use std::{
 
 use clap::Parser;
 use model::{Model, Session};
-use tesela::{Error, Numerics, Result, Runtime, gguf::Gguf};
+use tesela::{Error, Result, Runtime, gguf::Gguf, op::Numerics};
 use tokenizer::Tokenizer;
 
 /// Continues a text with a language model from a GGUF file.

@@ -1,9 +1,9 @@
 //! A decoder of the llama family, written with Tesela's public API as a model crate would write it.
 
 use tesela::{
-    DType, Error, Numerics, Result, Runtime, Tensor,
+    DType, Error, Result, Runtime, Tensor,
     gguf::Gguf,
-    op::{Activation, rope::RopeStyle},
+    op::{Activation, Numerics, rope::RopeStyle},
     runtime::ops::RopeCall,
 };
 

@@ -110,9 +110,9 @@ impl Tokenizer {
                 for piece in merged(&text, rank) {
                     match self.ids.get(piece) {
                         Some(&id) => out.push(id),
-                        None => out.extend(piece.bytes().filter_map(|b| {
-                            self.ids.get(&format!("<0x{b:02X}>")).copied().or(*unknown)
-                        })),
+                        None => out.extend(
+                            piece.bytes().filter_map(|b| self.ids.get(&format!("<0x{b:02X}>")).copied().or(*unknown)),
+                        ),
                     }
                 }
             }
@@ -297,7 +297,10 @@ impl Words {
         match last_end {
             Some(i) if self == Words::Llama3 => i + 1,
             // The last blank goes with the word that follows; for separate digits nothing does.
-            _ if blank < text.len() && blank > 1 && !(self == Words::Digits && at(blank).is_some_and(char::is_numeric)) => {
+            _ if blank < text.len()
+                && blank > 1
+                && !(self == Words::Digits && at(blank).is_some_and(char::is_numeric)) =>
+            {
                 blank - 1
             }
             _ => blank.max(1),
