@@ -2,6 +2,7 @@
 #![cfg(feature = "gguf")]
 
 #[path = "../examples/generate/config.rs"]
+#[allow(dead_code, reason = "the command needs more of it than these tests")]
 mod config;
 #[path = "../examples/generate/model.rs"]
 mod model;

@@ -18,13 +18,11 @@ pub use value::{Array, FromValue, Value};
 use value::{Cursor, Fault};
 
 use crate::{
+    dispatch::HostBytes,
     dtype::DType,
     error::{Error, Result},
     layout::Spec,
 };
-
-/// Bytes with shared ownership: a mapped file, or memory.
-pub type Bytes = Arc<dyn AsRef<[u8]> + Send + Sync>;
 
 /// An open model file.
 ///
@@ -38,7 +36,7 @@ pub type Bytes = Arc<dyn AsRef<[u8]> + Send + Sync>;
 /// ```
 pub struct Gguf {
     path: String,
-    bytes: Bytes,
+    bytes: HostBytes,
     version: u32,
     pairs: Vec<Pair>,
     keys: HashMap<String, usize>,
@@ -108,7 +106,7 @@ impl Gguf {
         Gguf::read("(memory)".into(), Arc::new(bytes))
     }
 
-    fn read(path: String, bytes: Bytes) -> Result<Gguf> {
+    fn read(path: String, bytes: HostBytes) -> Result<Gguf> {
         let mut file = Gguf {
             path,
             bytes: bytes.clone(),
@@ -195,7 +193,7 @@ impl Gguf {
     }
 
     /// The whole file, for a device that reads weights in place.
-    pub fn bytes(&self) -> &Bytes {
+    pub fn bytes(&self) -> &HostBytes {
         &self.bytes
     }
 
@@ -257,7 +255,7 @@ impl fmt::Debug for Gguf {
 }
 
 impl Info {
-    /// Bytes in the file; 0 where the type is not known.
+    /// HostBytes in the file; 0 where the type is not known.
     fn size(&self) -> usize {
         match &self.kind {
             Kind::Known(spec) => spec.bytes(),
