@@ -123,8 +123,9 @@ fn visible(op: &Attention, arrays: &Arrays, sequence: &Sequence, (b, i, h): (usi
 
 /// Writes the weighted sum of values, and returns the log-sum-exp and its magnitude.
 ///
-/// A score off by `e` changes its weight by a factor of at most `exp(e + e*)`, where `exp(e*)` is what the errors of all scores
-/// do to the sum. The magnitude holds that share divided by the bound's fraction, so that their product is the allowance.
+/// Scores off by at most `e` each move a weight `w` by at most `w (1 - w) (exp(2 e) - 1)`, and never beyond 1: a softmax that
+/// one key dominates is safe however large its scores. The magnitude holds that share divided by the bound's
+/// fraction, so that their product is the allowance.
 fn weigh(op: &Attention, arrays: &Arrays, scores: &[Score], h: usize, out: &mut [f64], mag: &mut [f64]) -> (f64, f64) {
     let Sizes { heads, kv_heads, d, .. } = op.sizes();
     let (fraction, c) = (op.sum_error(), Bound::dot(d).relative);
@@ -139,20 +140,20 @@ fn weigh(op: &Attention, arrays: &Arrays, scores: &[Score], h: usize, out: &mut 
         return (f64::NAN, 0.0);
     }
     let largest = scores.iter().map(|s| s.score).chain(sink).fold(f64::NEG_INFINITY, f64::max);
-    let error = |own: f64| (own + c * largest.abs()).min(80.0); // beyond, any weight is possible
     let sink_weight = sink.map_or(0.0, |s| (s - largest).exp());
     let sum = scores.iter().map(|s| (s.score - largest).exp()).sum::<f64>() + sink_weight;
-    let spread = scores.iter().map(|s| (s.score - largest).exp() * error(s.error).exp()).sum::<f64>();
-    let spread = ((spread + sink_weight * error(c * sink.unwrap_or(0.0).abs()).exp()) / sum).ln();
+    let felt = scores.iter().filter(|s| s.score != f64::NEG_INFINITY).map(|s| s.error);
+    let error = felt.chain(sink.map(|s| c * s.abs())).filter(|e| e.is_finite()).fold(0.0, f64::max) + c * largest.abs();
+    let growth = (2.0 * error).min(80.0).exp_m1(); // beyond, any weight is possible
     for s in scores {
         let weight = (s.score - largest).exp() / sum;
         let v = arrays["v"].row(s.row * kv_heads + h / (heads / kv_heads));
-        // Weights below f32's normal range may be flushed.
-        let allowed = weight + (weight * (error(s.error) + spread).exp_m1() + f32::MIN_POSITIVE as f64) / fraction;
+        let moved = (weight * (1.0 - weight) * growth).min(1.0);
+        let allowed = weight + (moved + f32::MIN_POSITIVE as f64) / fraction; // f32 may flush a tiny weight to zero
         for ((out, mag), v) in out.iter_mut().zip(mag.iter_mut()).zip(v) {
             *out += weight * v;
             *mag += allowed * v.abs();
         }
     }
-    (largest + sum.ln(), largest.abs() + sum.ln().abs() + 1.0 + spread / fraction)
+    (largest + sum.ln(), largest.abs() + sum.ln().abs() + 1.0 + error / fraction)
 }

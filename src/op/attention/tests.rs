@@ -242,3 +242,35 @@ fn refusals() {
     assert_refused(Attention { lse: f32s(&[2, 3, 4]), ..op }, "lse must be");
     assert_refused(Attention { k: spec(DType::I8, &[2, 4, 2, 8]), ..op }, "k is i8");
 }
+
+/// The bound must hold for plain f32 arithmetic, and a result from a key too few must break it.
+#[test]
+fn the_bound_separates_rounding_from_errors() {
+    for fill in [Fill::Normal, Fill::Large, Fill::Tiny] {
+        for (q_len, keys, d) in [(5, 7, 64), (3, 200, 128), (2, 33, 32)] {
+            let op = plain(1, q_len, keys, 1, 1, d);
+            let mut arrays = filled(op, fill, 3);
+            op.reference(&mut arrays);
+            let single = |name: &str| arrays[name].data.iter().map(|&v| v as f32).collect::<Vec<f32>>();
+            let (q, k, v) = (single("q"), single("k"), single("v"));
+            let worst = |keys: usize| {
+                let mut worst = 0.0f64;
+                for i in 0..q_len {
+                    let dot = |j: usize| (0..d).map(|x| q[i * d + x] * k[j * d + x]).sum::<f32>() * op.score_scale();
+                    let scores: Vec<f32> = (0..keys).map(dot).collect();
+                    let largest = scores.iter().fold(f32::NEG_INFINITY, |a, &b| a.max(b));
+                    let weights: Vec<f32> = scores.iter().map(|s| (s - largest).exp()).collect();
+                    let sum: f32 = weights.iter().sum();
+                    for e in 0..d {
+                        let got = (0..keys).map(|j| weights[j] * v[j * d + e]).sum::<f32>() / sum;
+                        let allowed = op.bound("out").relative * arrays["out"].magnitude(i * d + e);
+                        worst = worst.max((got as f64 - arrays["out"].data[i * d + e]).abs() / allowed);
+                    }
+                }
+                worst
+            };
+            assert!(worst(keys) < 0.5, "{fill:?}: {}", worst(keys));
+            assert!(fill == Fill::Large || worst(keys - 1) > 2.0, "{fill:?}: {}", worst(keys - 1));
+        }
+    }
+}
