@@ -102,7 +102,8 @@ impl Semantics for Conv {
         let (cin, cout) = (x.shape()[1], w.shape()[0]);
         let even = cin % self.groups == 0 && cout % self.groups == 0;
         ensure!(even, "{cin} input and {cout} output channels must be multiples of {} groups", self.groups);
-        ensure!(w.shape()[1] == cin / self.groups, "w has {} input channels, must be {}", w.shape()[1], cin / self.groups);
+        let per_group = cin / self.groups;
+        ensure!(w.shape()[1] == per_group, "w has {} input channels, must be {per_group}", w.shape()[1]);
         ensure!(out.shape()[0] == x.shape()[0], "batches of x and out differ");
         ensure!(out.shape()[1] == cout, "out has {} channels, must be {cout}", out.shape()[1]);
         for d in 2..x.rank() {

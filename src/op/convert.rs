@@ -127,7 +127,8 @@ impl Semantics for Convert {
             all.push(Convert { x: strided(d, &[4, 5, 18], &[18, 72, 1]), ..base });
             all.push(Convert { x: strided(d, &[4, 5, 18], &[0, 18, 1]), ..base });
             all.push(Convert { out: strided(d, &[4, 5, 18], &[500, 40, 2]), ..base });
-            all.push(Convert { x: strided(d, &[4, 5, 18], &[90, 1, 5]), out: strided(d, &[4, 5, 18], &[1, 80, 4]), ..base });
+            let out = strided(d, &[4, 5, 18], &[1, 80, 4]);
+            all.push(Convert { x: strided(d, &[4, 5, 18], &[90, 1, 5]), out, ..base });
         }
         all.push(Convert { x: strided(F32, &[33, 34], &[1, 33]), ..of(F32, F16, &[33, 34]) });
         all.push(Convert { determinism: Determinism::BatchInvariant, ..of(F32, BF16, &[7, 31]) });

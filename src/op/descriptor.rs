@@ -347,31 +347,3 @@ pub(crate) fn one_of(what: &str, dtype: DType, allowed: &[DType]) -> Result<(), 
     ensure!(allowed.contains(&dtype), "{what} is {dtype}, must be one of {allowed:?}");
     Ok(())
 }
-
-// The vocabulary stands before its meaning does: replaced file by file.
-macro_rules! unwritten {
-    ($Name:ident) => {
-        impl Semantics for $Name {
-            fn check(&self) -> Result<(), String> {
-                Err("not written yet".into())
-            }
-            fn features(&self) -> Features {
-                Features::empty()
-            }
-            fn flops(&self) -> u64 {
-                0
-            }
-            fn reference(&self, _arrays: &mut Arrays) {}
-            fn bound(&self, _output: &str) -> Bound {
-                Bound::EXACT
-            }
-            fn class(&self) -> Self {
-                *self
-            }
-            fn cases() -> Vec<Self> {
-                Vec::new()
-            }
-        }
-    };
-}
-pub(super) use unwritten;

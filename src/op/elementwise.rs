@@ -1,11 +1,11 @@
 //! One function of one or two tensors, element by element.
 //!
-//! Operands broadcast to `out` as numpy's do: aligned from the last dimension, an extent of 1 (or a stride of 0) repeats.
-//! `out` may be `a` or `b`.
+//! Operands broadcast to `out` as numpy's do: aligned from the last dimension, an extent of 1 (or a stride of 0)
+//! repeats. `out` may be `a` or `b`.
 //!
 //! - `max(x, 0)` and `clamp` keep NaN. silu and gelu give -0 at -inf. `softplus(x) = ln(1 + e^x)` without overflow.
-//! - Two-operand functions need `b`; the others refuse it. A parameter that the function does not use stays at its default;
-//!   softcap needs `alpha > 0`, clamp `alpha <= beta`.
+//! - Two-operand functions need `b`; the others refuse it. A parameter that the function does not use stays at its
+//!   default; softcap needs `alpha > 0`, clamp `alpha <= beta`.
 
 use super::*;
 use crate::{dtype::DType, layout::Spec};
@@ -110,8 +110,8 @@ impl Function {
 }
 
 impl Elementwise {
-    /// The function's value, and what errors are relative to. An f32 kernel rounds the argument of an exponential, which
-    /// the exponential then amplifies by that argument; `1 + tanh` and `1 + erf` cancel below zero; a sum rounds its terms.
+    /// The function's value, and what errors are relative to. An f32 kernel rounds the argument of an exponential,
+    /// which then amplifies it by that argument; `1 + tanh` and `1 + erf` cancel below zero; a sum rounds its terms.
     fn apply(&self, a: f64, b: f64) -> (f64, f64) {
         use Function::*;
         let (alpha, beta) = (self.alpha.f64(), self.beta.f64());
@@ -241,7 +241,8 @@ impl Semantics for Elementwise {
         all.push(Elementwise { a: spec(F16, &[18]), b: Some(strided(BF16, &[4, 5, 18], &[0, 18, 1])), ..add });
         // layouts: rows with gaps, permuted, every other element; mixed dtypes
         all.push(Elementwise { a: strided(F32, &[4, 5, 18], &[1000, 20, 1]), ..add });
-        all.push(Elementwise { a: strided(F32, &[4, 5, 18], &[18, 72, 1]), out: strided(F32, &[4, 5, 18], &[1, 4, 20]), ..add });
+        let out = strided(F32, &[4, 5, 18], &[1, 4, 20]);
+        all.push(Elementwise { a: strided(F32, &[4, 5, 18], &[18, 72, 1]), out, ..add });
         all.push(Elementwise { a: strided(F32, &[4, 5, 18], &[200, 38, 2]), b: Some(spec(F16, &[4, 5, 18])), ..add });
         all.push(Elementwise { out: spec(F16, &[3, 67]), ..of(Function::GeluErf, F32, &[3, 67]) });
         all.push(Elementwise { out: spec(F32, &[3, 67]), ..of(Function::SiluMul, BF16, &[3, 67]) });

@@ -180,7 +180,8 @@ impl Semantics for Reduce {
                 let mut values = Vec::new();
                 for _ in 0..if spec.dim(0) == 0 { 0 } else { spec.rows() } {
                     let shows = rng.below(4);
-                    values.extend((0..spec.dim(0)).map(|_| if rng.below(4) < shows { 1.0 + rng.below(255) as f64 } else { 0.0 }));
+                    let value = |_| if rng.below(4) < shows { 1.0 + rng.below(255) as f64 } else { 0.0 };
+                    values.extend((0..spec.dim(0)).map(value));
                 }
                 Some(values)
             }

@@ -1,7 +1,7 @@
 //! Adding rows into a tensor by index: the combine step of a mixture of experts.
 //!
-//! `out[index[i]] += weight[i] * x[i]`, in the order of `i` (so the result is reproducible); an index outside `out` adds nothing.
-//! Each element's terms and what it held before are summed in f32 and rounded to `out`'s dtype once.
+//! `out[index[i]] += weight[i] * x[i]`, in the order of `i` (so the result is reproducible); an index outside `out`
+//! adds nothing. Each element's terms and what it held before are summed in f32 and rounded to `out`'s dtype once.
 
 use super::{
     gather::{fill_rows, named_row},
@@ -102,7 +102,8 @@ impl Semantics for Scatter {
         };
         let mut all = Vec::new();
         for (n, rows, width) in [
-            (7, 5, 20), (1, 1, 1), (0, 4, 5), (4, 0, 5), (4, 5, 0), (40, 3, 65), (3, 200, 17), (33, 1, 64), (5, 2, 1031),
+            (7, 5, 20), (1, 1, 1), (0, 4, 5), (4, 0, 5), (4, 5, 0), (40, 3, 65), (3, 200, 17), (33, 1, 64),
+            (5, 2, 1031),
         ] {
             let base = of(F32, F32, n, rows, width);
             all.extend([base, Scatter { weight: Some(spec(F32, &[n])), ..base }]);

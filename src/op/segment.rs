@@ -143,8 +143,8 @@ impl Semantics for Segment {
         let mut all = Vec::new();
         for &kind in SegmentKind::ALL {
             for (rows, width, count) in [
-                (20, 7, 4), (1, 1, 1), (0, 5, 3), (6, 0, 3), (6, 5, 0), (33, 16, 1), (40, 3, 100), (7, 1, 3), (300, 2, 5),
-                (5, 1031, 2),
+                (20, 7, 4), (1, 1, 1), (0, 5, 3), (6, 0, 3), (6, 5, 0), (33, 16, 1), (40, 3, 100), (7, 1, 3),
+                (300, 2, 5), (5, 1031, 2),
             ] {
                 all.push(of(kind, F32, rows, width, count));
             }
@@ -194,7 +194,8 @@ mod tests {
         let x = [0.0, 5.0, 3f64.ln(), -INF, 7.0, 7.0];
         let got = compute(op, &[("x", &x), ("segments", &[0.0, 1.0, 0.0, 0.0, -7.0, 2.0])]);
         assert_close(&got["out"].data, &[0.25, 1.0, 0.75, 0.0, 0.0, 0.0]);
-        let got = compute(op, &[("x", &[-INF, NAN, -INF, -INF, 7.0, 7.0]), ("segments", &[0.0, 1.0, 0.0, 0.0, 1.0, 2.0])]);
+        let (x, segments) = ([-INF, NAN, -INF, -INF, 7.0, 7.0], [0.0, 1.0, 0.0, 0.0, 1.0, 2.0]);
+        let got = compute(op, &[("x", &x), ("segments", &segments)]);
         assert_close(&got["out"].data, &[0.0, NAN, 0.0, 0.0, NAN, 0.0]);
     }
 

@@ -1,8 +1,8 @@
 //! Softmax over the last dimension.
 //!
-//! `out = exp(scale * x + mask - max) / sum`, computed in f32 with the maximum taken out; `log`: its natural logarithm.
-//! A row of -inf only (fully masked) gives zeros (with `log`: -inf); a row with NaN or +inf gives NaN throughout. Rows of
-//! zero elements write nothing. `out` may be `x`.
+//! `out = exp(scale * x + mask - max) / sum`, computed in f32 with the maximum taken out; `log`: its natural
+//! logarithm. A row of -inf only (fully masked) gives zeros (with `log`: -inf); a row with NaN or +inf gives NaN
+//! throughout. Rows of zero elements write nothing. `out` may be `x`.
 
 use super::*;
 use crate::{dtype::DType, layout::Spec};
@@ -134,8 +134,8 @@ impl Semantics for Softmax {
         let of = |d, s: &[usize]| Softmax::new(spec(d, s), spec(d, s));
         let mut all = Vec::new();
         for shape in [
-            &[1][..], &[0], &[0, 7], &[3, 0], &[5, 1], &[4, 2], &[3, 15], &[3, 16], &[3, 17], &[2, 63], &[65], &[2, 3, 31],
-            &[2, 257], &[1031], &[1, 4099],
+            &[1][..], &[0], &[0, 7], &[3, 0], &[5, 1], &[4, 2], &[3, 15], &[3, 16], &[3, 17], &[2, 63], &[65],
+            &[2, 3, 31], &[2, 257], &[1031], &[1, 4099],
         ] {
             all.push(of(F32, shape));
         }
