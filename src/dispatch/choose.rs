@@ -32,10 +32,9 @@ impl Dispatcher {
         op.validate()?;
         let plans = readable(op, device.backend().plan(op)?, args)?;
         let lent: Vec<measure::Lent> = plans.first().map(|p| lend(op, &**p, args)).unwrap_or_default();
-        let ranked = self.rank(op, device, plans, &lent)?;
+        let ranked = self.rank(op, device, plans, &lent, 2)?;
         let Some((plan, _)) = ranked.plans.into_iter().next() else {
-            let wrong: Vec<String> = ranked.wrong.iter().map(|(k, why)| format!("{k}: {why}")).collect();
-            return Err(Error::unsupported(op, format_args!("every kernel failed its test: {}", wrong.join("; "))));
+            return Err(all_wrong(op, &ranked.wrong));
         };
         let launch = Launch::new(op, plan, device.token())?;
         Ok(Choice {
@@ -49,8 +48,16 @@ impl Dispatcher {
     }
 
     /// Drops kernels that fail their self-test and orders the rest by the times of the operation's class, measured now where
-    /// they are not known. Kernels without a time keep the backend's order, behind the others.
-    pub(super) fn rank(&self, op: &Op, device: &Device, plans: Plans, lent: &[measure::Lent]) -> Result<Ranked> {
+    /// they are not known and at least `worth` kernels are left. Kernels without a time keep the backend's order, behind the
+    /// others.
+    pub(super) fn rank(
+        &self,
+        op: &Op,
+        device: &Device,
+        plans: Plans,
+        lent: &[measure::Lent],
+        worth: usize,
+    ) -> Result<Ranked> {
         let mut verdicts = self.deciding.lock().unwrap_or_else(PoisonError::into_inner);
         let mut ranked = Ranked { plans: Vec::new(), how: How::Only, wrong: Vec::new() };
         for plan in plans {
@@ -59,62 +66,61 @@ impl Dispatcher {
                 Err(why) => ranked.wrong.push((plan.name().into(), why)),
             }
         }
-        if ranked.plans.len() < 2 {
+        if ranked.plans.len() < worth {
             return Ok(ranked);
         }
-        let plans: Plans = ranked.plans.iter().map(|p| p.0.clone()).collect();
-        let (times, origin) = self.times(op, device, &plans, lent)?;
-        for (slot, time) in ranked.plans.iter_mut().zip(&times) {
-            slot.1 = *time;
-        }
+        let origin = self.times(op, device, &mut ranked.plans, lent)?;
         ranked.plans.sort_by_key(|p| p.1.unwrap_or(Duration::MAX)); // stable
-        ranked.how = match (ranked.plans.first().and_then(|p| p.1), origin) {
-            (None, _) => How::Estimated,
-            (Some(_), Origin::Here) => How::Measured,
-            (Some(_), Origin::File) => How::Remembered,
+        ranked.how = match ranked.plans.as_slice() {
+            [] | [_] => How::Only,
+            [(_, None), ..] => How::Estimated,
+            [(_, Some(_)), ..] if origin == Origin::Here => How::Measured,
+            _ => How::Remembered,
         };
         Ok(ranked)
     }
 
-    /// Times of the class by kernel, in the order of `plans`. The caller holds `deciding`.
-    pub(super) fn times(
+    /// Fills in the class's time of each kernel, and says whether any was measured by this process. One caller at a time.
+    fn times(
         &self,
         op: &Op,
         device: &Device,
-        plans: &[Arc<dyn Plan>],
+        plans: &mut [(Arc<dyn Plan>, Option<Duration>)],
         lent: &[measure::Lent],
-    ) -> Result<(Vec<Option<Duration>>, Origin)> {
+    ) -> Result<Origin> {
         let class = op.class();
         let text = class.to_string();
-        let known = || -> Vec<_> { plans.iter().map(|p| self.memory.get(device.info(), &text, p.name())).collect() };
-        let mut found = known();
-        if found.iter().any(Option::is_none) && measure::is_quick(device, &class) && fits(device, &class, lent) {
-            let candidates: Vec<Launch> = device
-                .backend()
-                .plan(&class)?
-                .into_iter()
-                .filter(|c| plans.iter().any(|p| p.name() == c.name()))
-                .filter_map(|c| Launch::new(&class, c, device.token()).ok())
-                .collect();
+        let look = |name: &str| self.memory.get(device.info(), &text, name);
+        let unknown = plans.iter().any(|p| look(p.0.name()).is_none());
+        if unknown && measure::is_quick(device, &class) && fits(device, &class, lent) {
+            let mut candidates = device.backend().plan(&class)?;
+            candidates.retain(|c| plans.iter().any(|p| p.0.name() == c.name()));
+            let candidates: Vec<Launch> =
+                candidates.into_iter().filter_map(|c| Launch::new(&class, c, device.token()).ok()).collect();
             // Lent weights are the operation's own; a class that stores them differently gets its own.
-            let same =
-                op.operands().iter().zip(&class.operands()).all(|(a, b)| a.role != Role::Weight || a.spec == b.spec);
-            let lent = if same { lent } else { &[] };
-            let times = measure::times(device, &candidates, lent)?;
+            let operands = op.operands();
+            let same = operands.iter().zip(&class.operands()).all(|(a, b)| a.role != Role::Weight || a.spec == b.spec);
+            let times = measure::times(device, &candidates, if same { lent } else { &[] })?;
             let named = candidates.iter().zip(times).filter_map(|(c, t)| Some((c.plan().name().to_string(), t?)));
             self.memory.put(device.info(), &text, named);
-            found = known();
         }
-        let here = found.iter().flatten().any(|f| f.1 == Origin::Here);
-        let origin = if here { Origin::Here } else { Origin::File };
-        Ok((found.into_iter().map(|f| f.map(|f| f.0)).collect(), origin))
+        let mut origin = Origin::File;
+        for (plan, time) in plans {
+            if let Some((known, from)) = look(plan.name()) {
+                *time = Some(known);
+                origin = if from == Origin::Here { from } else { origin };
+            }
+        }
+        Ok(origin)
     }
 
-    /// The time of the device's best kernel for the operation's class, measured now where it is not known.
-    pub(crate) fn best_time(&self, device: &Device, op: &Op) -> Option<Duration> {
-        let plans = device.backend().plan(op).ok()?;
-        let _one_at_a_time = self.deciding.lock().unwrap_or_else(PoisonError::into_inner);
-        self.times(op, device, &plans, &[]).ok()?.0.into_iter().flatten().min()
+    /// The time of the device's best kernel for the operation's class, measured now where it is not known; `None` where it
+    /// cannot be measured. Fails where no kernel is right.
+    pub(crate) fn best_time(&self, device: &Device, op: &Op) -> Result<Option<Duration>> {
+        op.validate()?;
+        let ranked = self.rank(op, device, device.backend().plan(op)?, &[], 1)?;
+        let best = ranked.plans.first().ok_or_else(|| all_wrong(op, &ranked.wrong))?;
+        Ok(best.1)
     }
 
     /// A kernel is trusted once it got small operations of the same kinds of operands right.
@@ -165,6 +171,11 @@ impl Dispatcher {
         });
         (at + 1).min(0x7f) as u8
     }
+}
+
+fn all_wrong(op: &Op, wrong: &[(String, String)]) -> Error {
+    let wrong: Vec<String> = wrong.iter().map(|(kernel, why)| format!("{kernel}: {why}")).collect();
+    Error::unsupported(op, format_args!("every kernel failed its test: {}", wrong.join("; ")))
 }
 
 /// The kernels that read the weights as they are held; where there are none, those whose form can be made from a source.

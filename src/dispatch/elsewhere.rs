@@ -1,5 +1,7 @@
 //! Running an operation on another device than its operands': copies there, the launch, and results back.
 
+use std::time::Duration;
+
 use super::{Arg, Device, Dispatcher, Placed, Stored, missing};
 use crate::{
     backend::View,
@@ -60,7 +62,7 @@ impl Dispatcher {
     /// Devices that could take the operation, best first: measured ones by time, then unmeasured, then last resorts.
     fn ranked(&self, op: &Op) -> Vec<Device> {
         let mut all = self.devices.clone();
-        all.sort_by_cached_key(|d| (d.is_last_resort(), self.best_time(d, op).unwrap_or(std::time::Duration::MAX)));
+        all.sort_by_cached_key(|d| (d.is_last_resort(), self.best_time(d, op).ok().flatten().unwrap_or(Duration::MAX)));
         all
     }
 }

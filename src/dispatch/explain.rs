@@ -1,6 +1,6 @@
 //! Why an operation runs where it does.
 
-use std::{fmt, sync::PoisonError, time::Duration};
+use std::{fmt, time::Duration};
 
 use super::{Device, Dispatcher};
 use crate::{
@@ -84,16 +84,11 @@ impl Dispatcher {
                 }
                 Err(other) => return Err(other),
             };
-            let ranked = self.rank(op, device, plans, &[])?;
+            let ranked = self.rank(op, device, plans, &[], 1)?;
             for (kernel, why) in ranked.wrong {
                 all.declined.push(Declined { device: id(), why: format!("{kernel}: {why}") });
             }
-            let mut plans = ranked.plans;
-            if let [(plan, time)] = plans.as_mut_slice() {
-                let _one_at_a_time = self.deciding.lock().unwrap_or_else(PoisonError::into_inner);
-                *time = self.times(op, device, std::slice::from_ref(plan), &[])?.0.into_iter().next().flatten();
-            }
-            for (i, (plan, time)) in plans.iter().enumerate() {
+            for (i, (plan, time)) in ranked.plans.iter().enumerate() {
                 let kernel = plan.name().to_string();
                 let rank = (device.is_last_resort(), time.unwrap_or(Duration::MAX));
                 if i == 0 && best.is_none_or(|b| rank < b) {

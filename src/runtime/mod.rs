@@ -4,7 +4,10 @@ mod builder;
 pub mod ops;
 mod upload;
 
-use std::sync::{Arc, OnceLock};
+use std::{
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use arrayvec::ArrayVec;
 
@@ -83,19 +86,24 @@ impl Runtime {
     /// The device on which these operations, each run once, take the least time in sum; last resorts only where no
     /// other device can run them all. Measures what is not known yet; with one device to choose from it measures nothing.
     pub fn fastest(&self, ops: &[Op]) -> Result<Device> {
-        let able = |d: &&Device| ops.iter().all(|op| op.validate().and_then(|()| d.backend().plan(op)).is_ok());
+        ops.iter().try_for_each(Op::validate)?;
+        let able = |d: &&Device| ops.iter().all(|op| d.backend().plan(op).is_ok());
         let able: Vec<&Device> = self.devices().iter().filter(able).collect();
-        let normal: Vec<&Device> = able.iter().copied().filter(|d| !d.is_last_resort()).collect();
-        let field = if normal.is_empty() { &able } else { &normal };
-        let time = |d: &Device| ops.iter().map(|op| self.0.dispatcher.best_time(d, op)).sum::<Option<_>>();
-        match field.as_slice() {
-            [] => Err(Error::unsupported(format_args!("{} operations", ops.len()), "no device runs them all")),
-            [only] => Ok((*only).clone()),
-            several => {
-                let timed = several.iter().map(|d| (time(d).unwrap_or(std::time::Duration::MAX), *d));
-                timed.min_by_key(|t| t.0).map(|t| t.1.clone()).ok_or_else(|| Error::unsupported("fastest", "no device"))
+        for last_resort in [false, true] {
+            let field: Vec<&Device> = able.iter().copied().filter(|d| d.is_last_resort() == last_resort).collect();
+            if let [only] = field.as_slice() {
+                return Ok((*only).clone());
+            }
+            let time = |d: &Device| -> Result<Duration> {
+                let times = ops.iter().map(|op| self.0.dispatcher.best_time(d, op));
+                times.map(|t| Ok(t?.unwrap_or(UNMEASURED))).sum()
+            };
+            let timed = field.into_iter().filter_map(|d| Some((time(d).ok()?, d)));
+            if let Some((_, best)) = timed.min_by_key(|t| t.0) {
+                return Ok(best.clone());
             }
         }
+        Err(Error::unsupported(format_args!("{} operations", ops.len()), "no device runs them all"))
     }
 
     /// Which kernel on which device would run the operation, what the others were measured at, and what declined and why.
@@ -147,9 +155,12 @@ impl Runtime {
     }
 }
 
+/// Counts for an operation too large to be measured, so that a device that was measured goes first.
+const UNMEASURED: Duration = Duration::from_secs(3600);
+
 /// A matrix product that tells a fast device from a slow one.
 fn probe() -> Option<Op> {
     use crate::{dtype::DType::F32, layout::Spec};
     let spec = |rows, columns| Spec::new(F32, &[rows, columns]).ok();
-    Some(Matmul::new(spec(256, 1024)?, spec(1024, 1024)?, spec(256, 1024)?).into())
+    Some(Matmul::new(spec(64, 1024)?, spec(1024, 1024)?, spec(64, 1024)?).into())
 }
