@@ -55,6 +55,11 @@ pub fn discover(options: &OpenOptions) -> Discovery {
             absent.push(Absent { backend, why: format!("built without feature {backend}") });
         }
     }
+    #[cfg(feature = "cpu")]
+    match Cpu::open(options) {
+        Ok(cpu) => devices.push(Arc::new(cpu)),
+        Err(e) => absent.push(Absent { backend: "cpu", why: e.to_string() }),
+    }
     #[cfg(feature = "wgpu")]
     {
         let (found, missing) = wgpu::open_all(options);

@@ -86,7 +86,7 @@ impl Tensor {
         }
         let (block, bytes) = self.dtype().block();
         let offset = range.start * self.strides()[dim];
-        if offset % block != 0 {
+        if !offset.is_multiple_of(block) {
             return Err(self.invalid(format_args!("element {offset} is inside a block of {block}")));
         }
         let mut shape = list(self.shape());
@@ -96,7 +96,8 @@ impl Tensor {
 
     /// Two dimensions exchanged.
     pub fn transpose(&self, a: usize, b: usize) -> Result<Tensor> {
-        (self.extent(a)?, self.extent(b)?);
+        self.extent(a)?;
+        self.extent(b)?;
         let (mut shape, mut strides) = (list(self.shape()), list(self.strides()));
         shape.swap(a, b);
         strides.swap(a, b);

@@ -7,7 +7,7 @@ use arrayvec::ArrayVec;
 use crate::{
     backend::{Plan, Token, View},
     error::{Error, Result},
-    layout::Spec,
+    layout::{MAX_RANK, Spec},
     op::{MAX_OPERANDS, Op, Operand, Operands},
 };
 
@@ -59,7 +59,7 @@ impl Launch {
 
     /// Repacks rows of a weight operand from their plain form. See [`Plan::pack`].
     pub fn pack(&self, operand: usize, rows: Range<usize>, plain: &View, packed: &View) -> Result<()> {
-        let fail = |why: &str| Err(Error::invalid(&self.op, format_args!("packing operand {operand}: {why}")));
+        let fail = |why: &str| Err(Error::invalid(self.op, format_args!("packing operand {operand}: {why}")));
         let (Some(packing), Some(o)) = (self.plan.packing(operand), self.operands.get(operand)) else {
             return fail("the kernel reads it plain");
         };
@@ -67,7 +67,7 @@ impl Launch {
         if rows.start > rows.end || rows.end > total {
             return fail("rows out of range");
         }
-        let whole = |r: usize| r == total || r % packing.rows.max(1) == 0;
+        let whole = |r: usize| r == total || r.is_multiple_of(packing.rows.max(1));
         if !whole(rows.start) || !whole(rows.end) {
             return fail(&format!("rows must be multiples of {}", packing.rows));
         }
@@ -86,7 +86,7 @@ impl Launch {
     }
 
     fn check(&self, args: &[View], scratch: Option<&View>) -> Result<()> {
-        let fail = |why: std::fmt::Arguments<'_>| Err(Error::invalid(&self.op, why));
+        let fail = |why: std::fmt::Arguments<'_>| Err(Error::invalid(self.op, why));
         if args.len() != self.operands.len() {
             let names: Vec<&str> = self.operands.iter().map(|o| o.name).collect();
             return fail(format_args!("{} operands given, needs {}: {}", args.len(), names.len(), names.join(", ")));
@@ -150,27 +150,51 @@ impl Launch {
     }
 }
 
-/// True where two tensors in the same buffer provably share no byte although their ranges overlap: columns of rows with the same pitch
-/// (slices of a fused q|k|v row, say).
+/// True where two tensors in the same buffer provably share no byte although their ranges overlap: columns of rows with a
+/// common pitch. Slices of a fused q|k|v row are such, however the rows are dimensioned:
+///
+/// ```text
+///     pitch  |<------------------------->|
+///     row 0  | q q q q | k k | v v |     |
+///     row 1  | q q q q | k k | v v |     |
+/// ```
+///
+/// Any stride of either may be the pitch: dimensions that step by multiples of it name rows, the others lie within one.
 fn interleave(a_offset: usize, a: &Spec, b_offset: usize, b: &Spec) -> bool {
-    // Bytes between consecutive rows and bytes of one row, where all outer dimensions step by whole rows.
-    let rows = |s: &Spec| {
-        let (elements, bytes) = s.dtype().block();
-        let scale = |n: usize| n / elements * bytes;
-        let mut dims: ArrayVec<(usize, usize), 6> =
-            s.strides().iter().zip(s.shape()).filter(|d| *d.1 > 1).map(|d| (*d.0, *d.1)).collect();
-        dims.sort_unstable_by(|x, y| y.cmp(x));
-        let (pitch, _) = *dims.first()?;
-        // The width of one row: everything but the dimensions that step by multiples of the pitch.
-        let width = dims.iter().filter(|d| d.0 < pitch).map(|d| d.0 * (d.1 - 1)).sum::<usize>() + elements.max(1);
-        Some((scale(pitch), scale(width)))
-    };
-    let (Some((pitch, width_a)), Some((pitch_b, width_b))) = (rows(a), rows(b)) else { return false };
-    if pitch != pitch_b || pitch == 0 || width_a > pitch || width_b > pitch {
-        return false;
-    }
-    let (at_a, at_b) = (a_offset % pitch, b_offset % pitch);
-    // Neither may wrap past its row's end, seen from the other's start.
-    let distance = (at_b + pitch - at_a) % pitch;
-    distance >= width_a && distance + width_b <= pitch
+    let (a, b) = (Steps::of(a), Steps::of(b));
+    a.dims.iter().chain(&b.dims).any(|&(pitch, _)| {
+        let (Some(a_width), Some(b_width)) = (a.width(pitch), b.width(pitch)) else { return false };
+        // Where b's columns begin, seen from a's; neither may reach the other's beginning, around the row's end.
+        let distance = (b_offset % pitch + pitch - a_offset % pitch) % pitch;
+        a_width <= distance && b_width <= pitch - distance
+    })
 }
+
+/// A tensor's strides and extents in bytes, extents of 1 left out.
+struct Steps {
+    dims: ArrayVec<(usize, usize), MAX_RANK>,
+    item: usize,
+}
+
+impl Steps {
+    fn of(spec: &Spec) -> Steps {
+        let (elements, bytes) = spec.dtype().block();
+        let rank = spec.rank();
+        let dims = (0..rank).map(|i| match (spec.strides()[i], spec.shape()[i]) {
+            // Along a quantized row the blocks are what steps.
+            (_, n) if i == rank - 1 && elements > 1 => (bytes, n / elements),
+            (stride, n) => (stride / elements * bytes, n),
+        });
+        Steps { dims: dims.filter(|d| d.0 > 0 && d.1 > 1).collect(), item: bytes }
+    }
+
+    /// Bytes of a row that the tensor reaches, where rows lie `pitch` apart.
+    fn width(&self, pitch: usize) -> Option<usize> {
+        let inner = self.dims.iter().filter(|d| d.0 % pitch != 0);
+        inner.map(|d| d.0.checked_mul(d.1 - 1)).try_fold(self.item, |sum, reach| sum.checked_add(reach?))
+    }
+}
+
+#[cfg(test)]
+#[path = "launch_tests.rs"]
+mod tests;

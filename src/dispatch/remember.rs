@@ -1,7 +1,7 @@
 //! What was measured, kept in memory and on disk. The file is only ever a hint: whatever is wrong with it is a warning.
 //!
 //! One line per record, fields separated by tabs, after a first line that names the format:
-//! `device id, driver, crate version, operation of the class, kernel, nanoseconds`.
+//! `device id, driver (with its threads), crate version, operation of the class, kernel, nanoseconds`.
 
 use std::{
     collections::BTreeMap,
@@ -72,8 +72,10 @@ impl Memory {
         let Some(path) = state.path.clone() else { return };
         // Another process may have written meanwhile: its records are kept, except where a driver or version was replaced.
         let prefix = format!("{}\t", clean(&device.id));
-        let current = format!("{prefix}{}\t{VERSION}\t", clean(&device.driver));
-        let stale = |key: &str| key.starts_with(&prefix) && !key.starts_with(&current);
+        // (Another number of threads is no other driver.)
+        let current = format!("{prefix}{}", clean(&device.driver));
+        let versioned = format!("\t{VERSION}\t");
+        let stale = |key: &str| key.starts_with(&prefix) && !(key.starts_with(&current) && key.contains(&versioned));
         let mut all = load(&path).unwrap_or_default();
         all.extend(state.times.iter().map(|(k, v)| (k.clone(), *v)));
         all.retain(|key, _| !stale(key));
@@ -102,7 +104,8 @@ fn clean(text: &str) -> String {
 }
 
 fn key(device: &DeviceInfo, class: &str, kernel: &str) -> String {
-    [&clean(&device.id), &clean(&device.driver), VERSION, &clean(class), &clean(kernel)].join("\t")
+    let threads = if device.threads > 0 { format!(" x{}", device.threads) } else { String::new() };
+    [clean(&device.id), clean(&device.driver) + &threads, VERSION.into(), clean(class), clean(kernel)].join("\t")
 }
 
 fn load(path: &Path) -> io::Result<BTreeMap<String, (Duration, Origin)>> {

@@ -116,7 +116,7 @@ pub(crate) fn missing(spec: &Spec, wanted: Option<&str>) -> Error {
 pub(crate) fn plain(device: &Device, spec: &Spec, bytes: &[u8], source: Option<&Source>) -> Result<View> {
     let (elements, size) = spec.dtype().block();
     if let Some(s) = source
-        && (elements > 1 || (bytes.as_ptr().addr() % size == 0 && s.range.start % size == 0))
+        && (elements > 1 || (bytes.as_ptr().addr().is_multiple_of(size) && s.range.start.is_multiple_of(size)))
         && let Some(buffer) = device.backend().adopt(s.bytes.clone())
     {
         return View::whole(buffer).slice(s.range.start, s.range.len());
