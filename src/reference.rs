@@ -5,10 +5,13 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use crate::{
     backend::{Backend, Buffer, DeviceInfo, Kind, Memory, OpenOptions, Plan, Plans, Token, View},
-    error::Result,
+    error::{Error, Result},
     host::{self, Account, HostBuffer},
     op::{Array, Arrays, Determinism, Op, Role},
 };
+
+/// The most elements of an operation's operands together: 16 GiB of f64.
+const MAX_ELEMENTS: usize = 1 << 31;
 
 /// The open reference device.
 #[derive(Debug)]
@@ -63,6 +66,12 @@ impl Backend for Reference {
     }
 
     fn plan(&self, op: &Op) -> Result<Plans> {
+        // A specification may repeat a few bytes to any number of elements; here each of them becomes an f64.
+        let elements = op.operands().iter().fold(0usize, |sum, o| sum.saturating_add(o.spec.numel()));
+        if elements > MAX_ELEMENTS {
+            let why = format_args!("{elements} elements; the oracle, which holds each as f64s, takes {MAX_ELEMENTS}");
+            return Err(Error::unsupported(op, why));
+        }
         Ok(vec![Arc::new(Oracle { op: *op, name: format!("reference-f64-{}", op.name()), device: self.0.clone() })])
     }
 

@@ -54,13 +54,14 @@ fn relative(path: &Path) -> String {
 /// The text before the file's unit tests, comments removed.
 fn code(path: &Path) -> String {
     let text = fs::read_to_string(path).expect("a source file");
-    let code = text.split("#[cfg(test)]").next().unwrap_or_default();
+    let end = ["#[cfg(test)]", "#[cfg(all(test"].iter().filter_map(|mark| text.find(mark)).min();
+    let code = &text[..end.unwrap_or(text.len())];
     code.lines().map(|l| l.split("//").next().unwrap_or_default()).collect::<Vec<_>>().join("\n")
 }
 
 /// The unit tests of a module may stand in a file of their own.
 fn is_test_file(path: &Path) -> bool {
-    path.file_stem().is_some_and(|s| s == "tests" || s.to_string_lossy().ends_with("_tests"))
+    path.file_stem().is_some_and(|s| s == "tests" || s == "testing" || s.to_string_lossy().ends_with("_tests"))
         || path.parent().is_some_and(|p| p.ends_with("tests"))
 }
 
@@ -169,7 +170,8 @@ fn nothing_reachable_panics_on_purpose() {
 fn one_word_is_one_file_name() {
     for op in tesela::Op::NAMES {
         for folder in ["src/op", "src/cpu"] {
-            let (file, module) = (root().join(format!("{folder}/{op}.rs")), root().join(format!("{folder}/{op}/mod.rs")));
+            let (file, module) =
+                (root().join(format!("{folder}/{op}.rs")), root().join(format!("{folder}/{op}/mod.rs")));
             assert!(file.exists() || module.exists(), "{folder} has no file {op}");
         }
     }
