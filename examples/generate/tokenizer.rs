@@ -244,8 +244,8 @@ fn printable(byte: u8) -> char {
 }
 
 impl Words {
-    /// Falls text into words as the model's regular expression does. Letters and numbers are Unicode's properties Alphabetic
-    /// and Numeric, which differ from the expression's classes in rare marks only.
+    /// Falls text into words as the model's regular expression does. Letters and numbers are Unicode's properties
+    /// Alphabetic and Numeric, which differ from the expression's classes in rare marks only.
     fn split(self, text: &str) -> Vec<&str> {
         let chars: Vec<(usize, char)> = text.char_indices().collect();
         let mut out = Vec::new();

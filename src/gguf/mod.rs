@@ -83,8 +83,8 @@ impl<'a> Tensor<'a> {
 }
 
 impl Gguf {
-    /// Maps a file and reads its directory. The weights stay on disk until they are touched. The file must not be changed or
-    /// truncated while it is open: what is read then is unspecified, and the system may end the process.
+    /// Maps a file and reads its directory. The weights stay on disk until they are touched. The file must not be
+    /// changed or truncated while it is open: what is read then is unspecified, and the system may end the process.
     pub fn open(path: impl AsRef<Path>) -> Result<Gguf> {
         let path = path.as_ref();
         let fail = |e: std::io::Error| match e.kind() {
@@ -95,8 +95,8 @@ impl Gguf {
         if file.metadata().map_err(fail)?.is_dir() {
             return Err(Error::file(path.display(), "is a folder; name the .gguf file in it"));
         }
-        // SAFETY: mapped for reading only. Nothing keeps what it learnt of the contents, but for ranges within the map and
-        // lengths within them, and text is checked again at each use.
+        // SAFETY: mapped for reading only. Nothing keeps what it learnt of the contents, but for ranges within the map
+        // and lengths within them, and text is checked again at each use.
         let map = unsafe { memmap2::Mmap::map(&file) }.map_err(fail)?;
         Gguf::read(path.display().to_string(), Arc::new(map))
     }
@@ -169,7 +169,7 @@ impl Gguf {
             let end = t.start.saturating_add(t.size());
             if end > len {
                 return Err(format!(
-                    "is truncated or corrupt: tensor {} ends at byte {end}, the file at {len}; copy or download it again",
+                    "is truncated or corrupt: tensor {} ends at byte {end}, the file at {len}; download it again",
                     t.name
                 ));
             }
@@ -255,7 +255,7 @@ impl fmt::Debug for Gguf {
 }
 
 impl Info {
-    /// HostBytes in the file; 0 where the type is not known.
+    /// Bytes in the file; 0 where the type is not known.
     fn size(&self) -> usize {
         match &self.kind {
             Kind::Known(spec) => spec.bytes(),

@@ -1,7 +1,7 @@
 //! Conversions between dtypes, and the block-quantized formats: one table (in `dtype.rs`), one file per format.
 //!
-//! All formats are little-endian. Any bytes decode, to NaN and infinities if need be. Values whose scale leaves the range
-//! of f16 encode to a scale of infinity, as in GGUF's reference encoder.
+//! All formats are little-endian. Any bytes decode, to NaN and infinities if need be. Values whose scale leaves the
+//! range of f16 encode to a scale of infinity, as in GGUF's reference encoder.
 
 mod f8;
 

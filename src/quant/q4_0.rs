@@ -5,10 +5,10 @@
 //!      | d | q[0] q[1] ...          q[15] |     d: f16; low nibble of q[i]: element i, high nibble: element i + 16
 //! ```
 //!
-//! `x[i] = (nibble - 8) * d`. Encoding gives the bytes of GGUF's reference encoder: `d = m / -8` with `m` the element of
-//! the largest magnitude (the first of equals) before rounding to f16, nibbles truncated from `x / d + 8.5` by a
-//! reciprocal. Not settled there: a block with a NaN or an infinity gets the scale NaN, so that all of it decodes to NaN,
-//! and one whose reciprocal overflows is all zeros.
+//! `x[i] = (nibble - 8) * d`. Encoding gives the bytes of GGUF's reference encoder: `d = m / -8` with `m` the element
+//! of the largest magnitude (the first of equals) before rounding to f16, nibbles truncated from `x / d + 8.5` by a
+//! reciprocal. Not settled there: a block with a NaN or an infinity gets the scale NaN, so that all of it decodes to
+//! NaN, and one whose reciprocal overflows is all zeros.
 
 use half::f16;
 

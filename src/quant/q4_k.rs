@@ -12,8 +12,8 @@
 //! ```
 //!
 //! `x = d s nibble - dmin m`, in this order of rounding: `(d s) nibble - (dmin m)`. The encoder is a search of our own:
-//! per group the best of 21 grids by least squares, heavier where magnitudes are large. A block with a NaN or an infinity
-//! gets the scale NaN, so that all of it decodes to NaN.
+//! per group the best of 21 grids by least squares, heavier where magnitudes are large. A block with a NaN or an
+//! infinity gets the scale NaN, so that all of it decodes to NaN.
 
 use half::f16;
 

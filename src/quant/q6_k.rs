@@ -10,8 +10,8 @@
 //! ```
 //!
 //! `x = (d scale) (bits - 32)`. The encoder is a search of our own: per group the best of 19 grids by least squares,
-//! heavier where magnitudes are large. A block with a NaN or an infinity gets the scale NaN, so that all of it decodes to
-//! NaN.
+//! heavier where magnitudes are large. A block with a NaN or an infinity gets the scale NaN, so that all of it decodes
+//! to NaN.
 
 use half::f16;
 
