@@ -152,6 +152,15 @@ call! {
 call! {
     /// Rows sorted by group, each group with its own matrix: `x [rows, k]`, `w [groups, n, k]`, `offsets` i32 `[groups + 1]`,
     /// `out [rows, n]`; see [`op::grouped_matmul`].
+    ///
+    /// ```
+    /// let rt = tesela::Runtime::new()?;
+    /// let x = rt.from_f32(&[3, 1], &[1., 2., 3.])?; // row 0 goes to expert 0, the others to expert 1
+    /// let w = rt.from_f32(&[2, 1, 1], &[10., 100.])?;
+    /// let offsets = rt.from_i32(&[3], &[0, 1, 3])?;
+    /// assert_eq!(rt.grouped_matmul(&x, &w, &offsets).run()?.read_f32()?, [10., 200., 300.]);
+    /// # Ok::<(), tesela::Error>(())
+    /// ```
     grouped_matmul -> GroupedMatmulCall: GroupedMatmul(x, w, offsets) => (out: |op, dtype| {
         last(&op.x, op.w.dim(1), dtype.unwrap_or(float_or_f32(op.x.dtype())))
     });
@@ -161,6 +170,17 @@ call! {
 call! {
     /// `out = softmax(scale * q kᵀ + masks) v` per head: `q [batch, q_len, heads, d]`, `k` and `v [batch, capacity, kv_heads, d]`
     /// (varlen and paged forms too), `out` as `q` with `v`'s head dimension; see [`op::attention`].
+    ///
+    /// ```
+    /// let rt = tesela::Runtime::new()?;
+    /// let q = rt.from_f32(&[1, 1, 2, 2], &[0.; 4])?; // two heads that share a key and value head
+    /// let k = rt.from_f32(&[1, 4, 1, 2], &[1.; 8])?;
+    /// let v = rt.from_f32(&[1, 4, 1, 2], &[1., 2., 3., 4., 9., 9., 9., 9.])?;
+    /// let valid = rt.from_i32(&[1], &[2])?; // of the four rows of the cache
+    /// let y = rt.attention(&q, &k, &v).kv_len(&valid).causal(true).run()?;
+    /// assert_eq!(y.read_f32()?, [2., 3., 2., 3.]);
+    /// # Ok::<(), tesela::Error>(())
+    /// ```
     attention -> AttentionCall: Attention(q, k, v) => (out: |op, dtype| {
         last(&op.q, op.v.dim(0), dtype.unwrap_or(op.q.dtype()))
     });
@@ -171,6 +191,16 @@ call! {
 call! {
     /// Attention linear in length: `q`, `k [batch, t, heads, d]`, `v [batch, t, heads, dv]`, `omega` f32 `[d, features]`,
     /// `out` as `v`; see [`op::linear_attention`].
+    ///
+    /// ```
+    /// let rt = tesela::Runtime::new()?;
+    /// let ones = rt.from_f32(&[1, 2, 1, 1], &[1., 1.])?;
+    /// let v = rt.from_f32(&[1, 2, 1, 1], &[2., 4.])?;
+    /// let omega = rt.from_f32(&[1, 1], &[1.])?;
+    /// let y = rt.linear_attention(&ones, &ones, &v, &omega).run()?.read_f32()?;
+    /// assert!(y.iter().all(|y| (y - 3.).abs() < 1e-4));
+    /// # Ok::<(), tesela::Error>(())
+    /// ```
     linear_attention -> LinearAttentionCall: LinearAttention(q, k, v, omega) => (out: |op, dtype| {
         last(&op.q, op.v.dim(0), dtype.unwrap_or(op.q.dtype()))
     });
@@ -180,12 +210,29 @@ call! {
 call! {
     /// `out = norm(residual + factor * x) * weight + bias` over the last dimension, rms unless `kind` says otherwise;
     /// see [`op::norm`].
+    ///
+    /// ```
+    /// let rt = tesela::Runtime::new()?;
+    /// let x = rt.from_f32(&[1, 4], &[2., -2., 2., -2.])?;
+    /// let weight = rt.from_f32(&[4], &[1., 1., 3., 3.])?;
+    /// assert_eq!(rt.norm(&x).weight(&weight).eps(0.0).run()?.read_f32()?, [1., -1., 3., -3.]);
+    /// # Ok::<(), tesela::Error>(())
+    /// ```
     norm -> NormCall: Norm(x) => (out: |op, dtype| last(&op.x, op.x.dim(0), dtype.unwrap_or(op.x.dtype())));
     optional(weight, bias, residual, gate, sum) options(kind: NormKind, eps: Real, factor: Real)
 }
 
 call! {
     /// Rotates `x [tokens, heads, d]` in place by its `positions` (i32 `[tokens]`); see [`op::rope`].
+    ///
+    /// ```
+    /// let rt = tesela::Runtime::new()?;
+    /// let x = rt.from_f32(&[1, 1, 2], &[1., 0.])?;
+    /// rt.rope(&x, &rt.from_i32(&[1], &[1])?).run()?;
+    /// let y = x.read_f32()?;
+    /// assert!((y[0] - 1f32.cos()).abs() < 1e-6 && (y[1] - 1f32.sin()).abs() < 1e-6);
+    /// # Ok::<(), tesela::Error>(())
+    /// ```
     rope -> RopeCall: Rope(x, positions) => ();
     optional(factors, cache, slots)
     options(
@@ -196,12 +243,29 @@ call! {
 
 call! {
     /// `cache[slots[t]] = x[t]`: `x [tokens, heads, d]`, `slots` i32 `[tokens]`, the cache written in place; see [`op::kv_append`].
+    ///
+    /// ```
+    /// let rt = tesela::Runtime::new()?;
+    /// let cache = rt.zeros(tesela::DType::F32, &[4, 1, 2])?;
+    /// let x = rt.from_f32(&[1, 1, 2], &[1., 2.])?;
+    /// rt.kv_append(&x, &rt.from_i32(&[1], &[2])?, &cache).run()?;
+    /// assert_eq!(cache.read_f32()?, [0., 0., 0., 0., 1., 2., 0., 0.]);
+    /// # Ok::<(), tesela::Error>(())
+    /// ```
     kv_append -> KvAppendCall: KvAppend(x, slots, cache) => ();
     optional() options()
 }
 
 call! {
     /// `out = f(a)` or `f(a, b)` element by element, operands broadcasting; see [`op::elementwise`].
+    ///
+    /// ```
+    /// let rt = tesela::Runtime::new()?;
+    /// use tesela::op::elementwise::Function;
+    /// let (a, b) = (rt.from_f32(&[2, 2], &[1., 2., 3., 4.])?, rt.from_f32(&[2], &[10., 20.])?);
+    /// assert_eq!(rt.elementwise(&a).b(&b).function(Function::Add).run()?.read_f32()?, [11., 22., 13., 24.]);
+    /// # Ok::<(), tesela::Error>(())
+    /// ```
     elementwise -> ElementwiseCall: Elementwise(a) => (out: |op, dtype| {
         let dtype = dtype.unwrap_or(op.a.dtype());
         let Some(b) = op.b else { return Spec::new(dtype, op.a.shape()) };
@@ -214,12 +278,27 @@ call! {
 
 call! {
     /// `out = softmax(scale * x + mask)` over the last dimension; see [`op::softmax`].
+    ///
+    /// ```
+    /// let rt = tesela::Runtime::new()?;
+    /// let x = rt.from_f32(&[1, 2], &[5., 5.])?;
+    /// assert_eq!(rt.softmax(&x).run()?.read_f32()?, [0.5, 0.5]);
+    /// # Ok::<(), tesela::Error>(())
+    /// ```
     softmax -> SoftmaxCall: Softmax(x) => (out: |op, dtype| last(&op.x, op.x.dim(0), dtype.unwrap_or(op.x.dtype())));
     optional(mask) options(scale: Real, log: bool)
 }
 
 call! {
     /// One number per row of `x [.., n]`: `out [.., 1]` (i32 for arg-max; `[.., n]` for l2-normalize); see [`op::reduce`].
+    ///
+    /// ```
+    /// let rt = tesela::Runtime::new()?;
+    /// use tesela::op::reduce::Reduction;
+    /// let x = rt.from_f32(&[2, 3], &[1., 9., 2., 7., 3., 5.])?;
+    /// assert_eq!(rt.reduce(&x).kind(Reduction::ArgMax).run()?.read::<i32>()?, [1, 0]);
+    /// # Ok::<(), tesela::Error>(())
+    /// ```
     reduce -> ReduceCall: Reduce(x) => (out: |op, dtype| {
         let own = if op.kind == Reduction::ArgMax { DType::I32 } else { op.x.dtype() };
         last(&op.x, if op.kind == Reduction::L2Normalize { op.x.dim(0) } else { 1 }, dtype.unwrap_or(own))
@@ -332,12 +411,28 @@ impl TopKCall<'_> {
 
 call! {
     /// The token drawn from each row of `logits [rows, n]` by `seed` (i32 `[2]`): `out` i32 `[rows]`; see [`op::sample`].
+    ///
+    /// ```
+    /// let rt = tesela::Runtime::new()?;
+    /// let logits = rt.from_f32(&[1, 3], &[0., 2., 1.])?;
+    /// let seed = rt.from_i32(&[2], &[42, 0])?;
+    /// assert_eq!(rt.sample(&logits, &seed).temperature(0.0).run()?.read::<i32>()?, [1]);
+    /// # Ok::<(), tesela::Error>(())
+    /// ```
     sample -> SampleCall: Sample(logits, seed) => (out: |op, _| Spec::new(DType::I32, &[op.logits.rows()]));
     optional() options(temperature: Real, top_k: usize, top_p: Real)
 }
 
 call! {
     /// `out[i] = scale * table[index[i]]`: `table [rows, d]` of any dtype, `index` i32 `[n]`, `out [n, d]`; see [`op::gather`].
+    ///
+    /// ```
+    /// let rt = tesela::Runtime::new()?;
+    /// let table = rt.from_f32(&[3, 2], &[1., 2., 3., 4., 5., 6.])?;
+    /// let index = rt.from_i32(&[2], &[2, 0])?;
+    /// assert_eq!(rt.gather(&table, &index).scale(10.0).run()?.read_f32()?, [50., 60., 10., 20.]);
+    /// # Ok::<(), tesela::Error>(())
+    /// ```
     gather -> GatherCall: Gather(table, index) => (out: |op, dtype| {
         Spec::new(dtype.unwrap_or(float_or_f32(op.table.dtype())), &[op.index.numel(), op.table.dim(0)])
     });
@@ -346,12 +441,31 @@ call! {
 
 call! {
     /// `out[index[i]] += weight[i] * x[i]`: `x [n, d]`, `index` i32 `[n]`, `out [rows, d]` changed in place; see [`op::scatter`].
+    ///
+    /// ```
+    /// let rt = tesela::Runtime::new()?;
+    /// let (x, out) = (rt.from_f32(&[2, 1], &[1., 2.])?, rt.from_f32(&[2, 1], &[10., 20.])?);
+    /// rt.scatter(&x, &rt.from_i32(&[2], &[1, 1])?, &out).run()?;
+    /// assert_eq!(out.read_f32()?, [10., 23.]);
+    /// # Ok::<(), tesela::Error>(())
+    /// ```
     scatter -> ScatterCall: Scatter(x, index, out) => ();
     optional(weight) options()
 }
 
 call! {
     /// `x` in another dtype, or dense: `out` has its shape; see [`op::convert`].
+    ///
+    /// ```
+    /// let rt = tesela::Runtime::new()?;
+    /// use tesela::DType;
+    /// let x = rt.from_f32(&[2, 32], &[0.5; 64])?;
+    /// let q = rt.convert(&x).dtype(DType::Q8_0).run()?;
+    /// assert_eq!((q.dtype(), q.read::<u8>()?.len()), (DType::Q8_0, 68));
+    /// let turned = rt.convert(&x.transpose(0, 1)?).run()?; // dense again
+    /// assert_eq!(turned.strides(), [2, 1]);
+    /// # Ok::<(), tesela::Error>(())
+    /// ```
     convert -> ConvertCall: Convert(x) => (out: |op, dtype| Spec::new(dtype.unwrap_or(op.x.dtype()), op.x.shape()));
     optional() options()
 }
@@ -359,12 +473,28 @@ call! {
 call! {
     /// Causal depthwise convolution: `x [batch, t, channels]`, `w [channels, taps]`, `out` as `x`, `state` changed in place;
     /// see [`op::conv1d`].
+    ///
+    /// ```
+    /// let rt = tesela::Runtime::new()?;
+    /// let x = rt.from_f32(&[1, 3, 1], &[1., 2., 3.])?;
+    /// let w = rt.from_f32(&[1, 2], &[10., 1.])?;
+    /// assert_eq!(rt.conv1d(&x, &w).run()?.read_f32()?, [1., 12., 23.]);
+    /// # Ok::<(), tesela::Error>(())
+    /// ```
     conv1d -> Conv1dCall: Conv1d(x, w) => (out: |op, dtype| Spec::new(dtype.unwrap_or(op.x.dtype()), op.x.shape()));
     optional(bias, state) options(act: Activation)
 }
 
 call! {
     /// Convolution: `x [batch, cin, spatial..]`, `w [cout, cin / groups, taps..]`, `out [batch, cout, spatial'..]`; see [`op::conv`].
+    ///
+    /// ```
+    /// let rt = tesela::Runtime::new()?;
+    /// let x = rt.from_f32(&[1, 1, 4], &[1., 2., 3., 4.])?;
+    /// let w = rt.from_f32(&[1, 1, 2], &[1., 1.])?;
+    /// assert_eq!(rt.conv(&x, &w).stride(2usize).run()?.read_f32()?, [3., 7.]);
+    /// # Ok::<(), tesela::Error>(())
+    /// ```
     conv -> ConvCall: Conv(x, w) => (out: |op, dtype| {
         let mut shape: ArrayVec<usize, MAX_RANK> = op.x.shape().iter().copied().collect();
         if op.w.rank() != shape.len() || shape.len() < 3 {
@@ -386,6 +516,14 @@ call! {
 call! {
     /// Mamba-2's scan: `x [batch, t, heads, p]`, `dt [batch, t, heads]`, `a` f32 `[heads]`, `b` and `c [batch, t, groups, n]`, `out` as `x`,
     /// `state` changed in place; see [`op::ssm_scan`].
+    ///
+    /// ```
+    /// let rt = tesela::Runtime::new()?;
+    /// let (x, dt) = (rt.from_f32(&[1, 2, 1, 1], &[1., 1.])?, rt.from_f32(&[1, 2, 1], &[1., 1.])?);
+    /// let (a, ones) = (rt.from_f32(&[1], &[0.])?, rt.from_f32(&[1, 2, 1, 1], &[1., 1.])?); // no decay: a running sum
+    /// assert_eq!(rt.ssm_scan(&x, &dt, &a, &ones, &ones).run()?.read_f32()?, [1., 2.]);
+    /// # Ok::<(), tesela::Error>(())
+    /// ```
     ssm_scan -> SsmScanCall: SsmScan(x, dt, a, b, c) => (out: |op, dtype| {
         Spec::new(dtype.unwrap_or(op.x.dtype()), op.x.shape())
     });
@@ -395,6 +533,14 @@ call! {
 call! {
     /// Mamba-1's scan: `x` and `dt [batch, t, channels]`, `a` f32 `[channels, n]`, `b` and `c [batch, t, n]`, `out` as `x`, `state` changed
     /// in place; see [`op::selective_scan`].
+    ///
+    /// ```
+    /// let rt = tesela::Runtime::new()?;
+    /// let x = rt.from_f32(&[1, 2, 1], &[1., 1.])?;
+    /// let a = rt.from_f32(&[1, 1], &[0.])?; // no decay: a running sum
+    /// assert_eq!(rt.selective_scan(&x, &x, &a, &x, &x).run()?.read_f32()?, [1., 2.]);
+    /// # Ok::<(), tesela::Error>(())
+    /// ```
     selective_scan -> SelectiveScanCall: SelectiveScan(x, dt, a, b, c) => (out: |op, dtype| {
         Spec::new(dtype.unwrap_or(op.x.dtype()), op.x.shape())
     });
