@@ -123,10 +123,8 @@ impl Tensor {
         if spec.numel() != self.spec.numel() {
             return Err(self.invalid(format_args!("{} elements cannot be {shape:?}", self.spec.numel())));
         }
-        if spec.dim(0) != self.spec.dim(0) {
-            return Ok(Tensor { spec, stored: Stored::Plain(self.plain()?), ..self.clone() });
-        }
-        Ok(Tensor { spec, ..self.clone() }) // whole rows: a packed weight stays what it is
+        let stored = if spec == self.spec { self.stored.clone() } else { Stored::Plain(self.plain()?) };
+        Ok(Tensor { device: self.device.clone(), spec, stored })
     }
 
     /// Repeated to a larger shape without a copy: aligned from the last dimension, extents of 1 repeat.

@@ -85,13 +85,13 @@ fn weights_are_kept_once_packed_a_chunk_at_a_time() -> Result<()> {
     assert_eq!(rt.matmul(&x, &plain).run()?.read_f32()?, expected);
     assert!(rt.report().iter().any(|p| p.kernel == QUICK.name));
 
-    // 64 MiB: the peak stays within 1.05 times the weight, plus the activations' few bytes and the chunk
+    // 64 MiB: the peak stays within 1.05 times the weight, the chunk of plain rows included
     let (n, k) = (4096, 4096);
     let bytes: Arc<Vec<u8>> = Arc::new(vec![0; n * k * 4]);
     let before = device.memory().used;
     let big = rt.weight_adopted(DType::F32, &[n, k], bytes.clone(), 0..bytes.len())?;
     assert_eq!(device.memory().used - before, bytes.len());
-    assert!(device.memory().peak - before <= bytes.len() + bytes.len() / 16, "{:?}", device.memory());
+    assert!(device.memory().peak - before <= bytes.len() + bytes.len() / 20, "{:?}", device.memory());
     drop(big);
     assert_eq!(device.memory().used, before);
     Ok(())
@@ -134,6 +134,27 @@ fn falling_back_is_refused_or_reported() -> Result<()> {
     assert!(row.fell_back.as_ref().is_some_and(|why| why.contains("bias")));
     let away = rt.to(&x, &rt.device("reference")?)?;
     assert_eq!(rt.matmul(&x, &away).run()?.read_f32()?, [4.]);
+    Ok(())
+}
+
+#[test]
+fn a_new_extent_of_a_known_class_replans_in_microseconds() -> Result<()> {
+    let device = Fake::open("fake", &[SLOW, QUICK]);
+    let rt = on(&[&device]).build()?;
+    let w = rt.from_f32(&[1, 1], &[2.])?;
+    let prompt = |rows: usize| rt.matmul(&rt.zeros(DType::F32, &[rows, 1])?, &w).run();
+    prompt(64)?;
+    let mut best = Duration::MAX;
+    for rows in 33..64 {
+        let (before, start) = (device.launches(), std::time::Instant::now());
+        prompt(rows)?;
+        best = best.min(start.elapsed());
+        assert_eq!(device.launches() - before, 1, "nothing is measured or tested again for {rows} rows");
+    }
+    println!("a prompt of another length: {best:.1?}, planning, uploading and running it");
+    if !cfg!(debug_assertions) {
+        assert!(best < Duration::from_micros(100), "{best:?}");
+    }
     Ok(())
 }
 

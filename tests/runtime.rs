@@ -131,11 +131,17 @@ fn memory_limit_is_an_error_and_no_end() -> tesela::Result<()> {
 
 #[test]
 fn several_threads_share_a_runtime_and_tensors() -> tesela::Result<()> {
-    fn shared<T: Send + Sync + Clone>(value: &T) -> T {
-        value.clone()
+    fn shared<T: Send + Sync + Clone + 'static>(value: T) -> T {
+        value
     }
-    let rt = shared(&reference().build()?);
-    let (x, w) = (shared(&rt.from_f32(&[1, 2], &[1., 2.])?), rt.from_f32(&[2, 2], &[1., 1., 2., 2.])?);
+    for rt in [reference().build()?, Runtime::builder().no_cache().fallback(Fallback::Reported).build()?] {
+        share(&shared(rt))?;
+    }
+    Ok(())
+}
+
+fn share(rt: &Runtime) -> tesela::Result<()> {
+    let (x, w) = (rt.from_f32(&[1, 2], &[1., 2.])?, rt.from_f32(&[2, 2], &[1., 1., 2., 2.])?);
     std::thread::scope(|scope| {
         let work = |i: usize| {
             let (rt, x, w) = (rt.clone(), x.clone(), w.clone());

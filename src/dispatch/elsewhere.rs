@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Arg, Device, Dispatcher, Placed, Stored, missing};
+use super::{Arg, Device, Dispatcher, Placed, Stored, UNMEASURED, missing};
 use crate::{
     backend::View,
     error::{Error, Result},
@@ -19,7 +19,7 @@ impl Dispatcher {
             return Err(Error::invalid(op, why));
         }
         let mut reasons = vec![why.clone()];
-        for device in self.ranked(op) {
+        for device in self.ranked(op, args) {
             let mixed = args.iter().any(|a| a.device != args[0].device);
             if !mixed && device == *args[0].device {
                 continue;
@@ -59,13 +59,22 @@ impl Dispatcher {
         Err(Error::unsupported(op, reasons.join("; ")))
     }
 
-    /// Devices that could take the operation, best first: measured ones by time, then unmeasured, then last resorts.
-    fn ranked(&self, op: &Op) -> Vec<Device> {
+    /// Devices that could take the operation, best first: measured ones by time and the operands' way, then unmeasured, then
+    /// last resorts.
+    fn ranked(&self, op: &Op, args: &[Arg]) -> Vec<Device> {
+        let way = |device: &Device| {
+            let bytes: usize = args.iter().filter(|a| a.device != device).map(|a| a.spec.span()).sum();
+            Duration::from_nanos(bytes as u64 / BYTES_PER_NANOSECOND)
+        };
+        let time = |device: &Device| self.best_time(device, op).ok().flatten().unwrap_or(UNMEASURED) + way(device);
         let mut all = self.devices.clone();
-        all.sort_by_cached_key(|d| (d.is_last_resort(), self.best_time(d, op).ok().flatten().unwrap_or(Duration::MAX)));
+        all.sort_by_cached_key(|d| (d.is_last_resort(), time(d)));
         all
     }
 }
+
+/// What a copy between devices is reckoned at.
+const BYTES_PER_NANOSECOND: u64 = 8;
 
 /// The operand's own bytes.
 fn place(arg: &Arg) -> Result<View> {

@@ -4,6 +4,7 @@ use std::{fmt, time::Duration};
 
 use super::{Device, Dispatcher};
 use crate::{
+    dtype::DType,
     error::{Error, Result},
     op::{Op, words},
 };
@@ -82,7 +83,10 @@ impl Dispatcher {
                     all.declined.push(Declined { device: id(), why });
                     continue;
                 }
-                Err(other) => return Err(other),
+                Err(other) => {
+                    all.declined.push(Declined { device: id(), why: other.to_string() });
+                    continue;
+                }
             };
             let ranked = self.rank(op, device, plans, &[], 1)?;
             for (kernel, why) in ranked.wrong {
@@ -106,7 +110,12 @@ impl Dispatcher {
 fn fraction(device: &Device, op: &Op, time: Duration) -> Option<f64> {
     let (peaks, cost) = (device.peaks(), op.class().cost());
     let share = |amount: u64, peak: f64| (peak > 0.0).then(|| amount as f64 / time.as_secs_f64() / peak);
-    let (flops, bytes) = (share(cost.flops, peaks.f32_flops), share(cost.bytes, peaks.read_bytes));
+    let arithmetic = match op.operands().first().map(|o| o.spec.dtype()) {
+        Some(DType::F16 | DType::BF16) if peaks.half_flops > 0.0 => peaks.half_flops,
+        Some(DType::I8 | DType::U8) if peaks.int8_ops > 0.0 => peaks.int8_ops,
+        _ => peaks.f32_flops,
+    };
+    let (flops, bytes) = (share(cost.flops, arithmetic), share(cost.bytes, peaks.read_bytes));
     flops.into_iter().chain(bytes).reduce(f64::max)
 }
 

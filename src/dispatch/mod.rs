@@ -21,6 +21,7 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError, RwLock,
         atomic::{AtomicU64, Ordering},
     },
+    time::Duration,
 };
 
 use arrayvec::ArrayVec;
@@ -98,6 +99,9 @@ struct Remembered {
 
 /// More choices than this are forgotten together: planning again takes microseconds.
 const MOST_REMEMBERED: usize = 4096;
+
+/// Counts for an operation too large to be measured, so that a device that was measured goes first.
+pub(crate) const UNMEASURED: Duration = Duration::from_secs(3600);
 
 /// A remembered decision.
 #[derive(Debug)]

@@ -127,7 +127,7 @@ pub(crate) fn plain(device: &Device, spec: &Spec, bytes: &[u8], source: Option<&
 }
 
 /// About this many bytes of plain rows are on the device at a time while packing.
-const CHUNK: usize = 4 << 20;
+const CHUNK: usize = 1 << 20;
 
 /// The packed form, made a chunk of rows at a time, so that no second full copy ever exists.
 pub(crate) fn pack(device: &Device, launch: &Launch, operand: usize, spec: &Spec, bytes: &[u8]) -> Result<View> {

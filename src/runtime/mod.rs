@@ -15,7 +15,7 @@ pub use builder::Builder;
 
 use crate::{
     backend::{Absent, Memory},
-    dispatch::{Arg, Device, Dispatcher, Explanation, Placed},
+    dispatch::{Arg, Device, Dispatcher, Explanation, Placed, UNMEASURED},
     error::{Error, Result},
     op::{Determinism, MAX_OPERANDS, Matmul, Numerics, Op},
     tensor::Tensor,
@@ -154,9 +154,6 @@ impl Runtime {
         self.0.dispatcher.run(op, &args)
     }
 }
-
-/// Counts for an operation too large to be measured, so that a device that was measured goes first.
-const UNMEASURED: Duration = Duration::from_secs(3600);
 
 /// A matrix product that tells a fast device from a slow one.
 fn probe() -> Option<Op> {

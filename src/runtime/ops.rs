@@ -134,7 +134,7 @@ call! {
     /// `out = residual + scale * act(x wᵀ + bias)`: `x [.., m, k]`, `w [.., n, k]`, `out [.., m, n]`; see [`op::matmul`].
     ///
     /// ```
-    /// let rt = tesela::Runtime::new()?;
+    /// # let rt = tesela::Runtime::builder().fallback(tesela::Fallback::Reported).build()?;
     /// let x = rt.from_f32(&[2, 3], &[1., 2., 3., 4., 5., 6.])?;
     /// let w = rt.from_f32(&[1, 3], &[1., 1., 1.])?;
     /// assert_eq!(rt.matmul(&x, &w).scale(2.0).run()?.read_f32()?, [12., 30.]);
@@ -154,7 +154,7 @@ call! {
     /// `out [rows, n]`; see [`op::grouped_matmul`].
     ///
     /// ```
-    /// let rt = tesela::Runtime::new()?;
+    /// # let rt = tesela::Runtime::builder().fallback(tesela::Fallback::Reported).build()?;
     /// let x = rt.from_f32(&[3, 1], &[1., 2., 3.])?; // row 0 goes to expert 0, the others to expert 1
     /// let w = rt.from_f32(&[2, 1, 1], &[10., 100.])?;
     /// let offsets = rt.from_i32(&[3], &[0, 1, 3])?;
@@ -172,7 +172,7 @@ call! {
     /// (varlen and paged forms too), `out` as `q` with `v`'s head dimension; see [`op::attention`].
     ///
     /// ```
-    /// let rt = tesela::Runtime::new()?;
+    /// # let rt = tesela::Runtime::builder().fallback(tesela::Fallback::Reported).build()?;
     /// let q = rt.from_f32(&[1, 1, 2, 2], &[0.; 4])?; // two heads that share a key and value head
     /// let k = rt.from_f32(&[1, 4, 1, 2], &[1.; 8])?;
     /// let v = rt.from_f32(&[1, 4, 1, 2], &[1., 2., 3., 4., 9., 9., 9., 9.])?;
@@ -193,7 +193,7 @@ call! {
     /// `out` as `v`; see [`op::linear_attention`].
     ///
     /// ```
-    /// let rt = tesela::Runtime::new()?;
+    /// # let rt = tesela::Runtime::builder().fallback(tesela::Fallback::Reported).build()?;
     /// let ones = rt.from_f32(&[1, 2, 1, 1], &[1., 1.])?;
     /// let v = rt.from_f32(&[1, 2, 1, 1], &[2., 4.])?;
     /// let omega = rt.from_f32(&[1, 1], &[1.])?;
@@ -212,7 +212,7 @@ call! {
     /// see [`op::norm`].
     ///
     /// ```
-    /// let rt = tesela::Runtime::new()?;
+    /// # let rt = tesela::Runtime::builder().fallback(tesela::Fallback::Reported).build()?;
     /// let x = rt.from_f32(&[1, 4], &[2., -2., 2., -2.])?;
     /// let weight = rt.from_f32(&[4], &[1., 1., 3., 3.])?;
     /// assert_eq!(rt.norm(&x).weight(&weight).eps(0.0).run()?.read_f32()?, [1., -1., 3., -3.]);
@@ -226,7 +226,7 @@ call! {
     /// Rotates `x [tokens, heads, d]` in place by its `positions` (i32 `[tokens]`); see [`op::rope`].
     ///
     /// ```
-    /// let rt = tesela::Runtime::new()?;
+    /// # let rt = tesela::Runtime::builder().fallback(tesela::Fallback::Reported).build()?;
     /// let x = rt.from_f32(&[1, 1, 2], &[1., 0.])?;
     /// rt.rope(&x, &rt.from_i32(&[1], &[1])?).run()?;
     /// let y = x.read_f32()?;
@@ -245,7 +245,7 @@ call! {
     /// `cache[slots[t]] = x[t]`: `x [tokens, heads, d]`, `slots` i32 `[tokens]`, the cache written in place; see [`op::kv_append`].
     ///
     /// ```
-    /// let rt = tesela::Runtime::new()?;
+    /// # let rt = tesela::Runtime::builder().fallback(tesela::Fallback::Reported).build()?;
     /// let cache = rt.zeros(tesela::DType::F32, &[4, 1, 2])?;
     /// let x = rt.from_f32(&[1, 1, 2], &[1., 2.])?;
     /// rt.kv_append(&x, &rt.from_i32(&[1], &[2])?, &cache).run()?;
@@ -260,7 +260,7 @@ call! {
     /// `out = f(a)` or `f(a, b)` element by element, operands broadcasting; see [`op::elementwise`].
     ///
     /// ```
-    /// let rt = tesela::Runtime::new()?;
+    /// # let rt = tesela::Runtime::builder().fallback(tesela::Fallback::Reported).build()?;
     /// use tesela::op::elementwise::Function;
     /// let (a, b) = (rt.from_f32(&[2, 2], &[1., 2., 3., 4.])?, rt.from_f32(&[2], &[10., 20.])?);
     /// assert_eq!(rt.elementwise(&a).b(&b).function(Function::Add).run()?.read_f32()?, [11., 22., 13., 24.]);
@@ -280,7 +280,7 @@ call! {
     /// `out = softmax(scale * x + mask)` over the last dimension; see [`op::softmax`].
     ///
     /// ```
-    /// let rt = tesela::Runtime::new()?;
+    /// # let rt = tesela::Runtime::builder().fallback(tesela::Fallback::Reported).build()?;
     /// let x = rt.from_f32(&[1, 2], &[5., 5.])?;
     /// assert_eq!(rt.softmax(&x).run()?.read_f32()?, [0.5, 0.5]);
     /// # Ok::<(), tesela::Error>(())
@@ -293,7 +293,7 @@ call! {
     /// One number per row of `x [.., n]`: `out [.., 1]` (i32 for arg-max; `[.., n]` for l2-normalize); see [`op::reduce`].
     ///
     /// ```
-    /// let rt = tesela::Runtime::new()?;
+    /// # let rt = tesela::Runtime::builder().fallback(tesela::Fallback::Reported).build()?;
     /// use tesela::op::reduce::Reduction;
     /// let x = rt.from_f32(&[2, 3], &[1., 9., 2., 7., 3., 5.])?;
     /// assert_eq!(rt.reduce(&x).kind(Reduction::ArgMax).run()?.read::<i32>()?, [1, 0]);
@@ -311,7 +311,7 @@ impl Runtime {
     /// sums, `[rows, d]` for softmax; see [`op::segment`].
     ///
     /// ```
-    /// let rt = tesela::Runtime::new()?;
+    /// # let rt = tesela::Runtime::builder().fallback(tesela::Fallback::Reported).build()?;
     /// let x = rt.from_f32(&[3, 1], &[1., 2., 4.])?;
     /// let sums = rt.segment(&x, &rt.from_i32(&[3], &[1, 0, 1])?, 2).run()?;
     /// assert_eq!(sums.read_f32()?, [2., 5.]);
@@ -362,7 +362,7 @@ impl Runtime {
     /// The `k` largest of each row of `x [rows, n]`, largest first: values and i32 indices, both `[rows, k]`; see [`op::top_k`].
     ///
     /// ```
-    /// let rt = tesela::Runtime::new()?;
+    /// # let rt = tesela::Runtime::builder().fallback(tesela::Fallback::Reported).build()?;
     /// let x = rt.from_f32(&[1, 4], &[1., 9., 3., 9.])?;
     /// let (values, indices) = rt.top_k(&x, 3).run()?;
     /// assert_eq!(values.read_f32()?, [9., 9., 3.]);
@@ -413,7 +413,7 @@ call! {
     /// The token drawn from each row of `logits [rows, n]` by `seed` (i32 `[2]`): `out` i32 `[rows]`; see [`op::sample`].
     ///
     /// ```
-    /// let rt = tesela::Runtime::new()?;
+    /// # let rt = tesela::Runtime::builder().fallback(tesela::Fallback::Reported).build()?;
     /// let logits = rt.from_f32(&[1, 3], &[0., 2., 1.])?;
     /// let seed = rt.from_i32(&[2], &[42, 0])?;
     /// assert_eq!(rt.sample(&logits, &seed).temperature(0.0).run()?.read::<i32>()?, [1]);
@@ -427,7 +427,7 @@ call! {
     /// `out[i] = scale * table[index[i]]`: `table [rows, d]` of any dtype, `index` i32 `[n]`, `out [n, d]`; see [`op::gather`].
     ///
     /// ```
-    /// let rt = tesela::Runtime::new()?;
+    /// # let rt = tesela::Runtime::builder().fallback(tesela::Fallback::Reported).build()?;
     /// let table = rt.from_f32(&[3, 2], &[1., 2., 3., 4., 5., 6.])?;
     /// let index = rt.from_i32(&[2], &[2, 0])?;
     /// assert_eq!(rt.gather(&table, &index).scale(10.0).run()?.read_f32()?, [50., 60., 10., 20.]);
@@ -443,7 +443,7 @@ call! {
     /// `out[index[i]] += weight[i] * x[i]`: `x [n, d]`, `index` i32 `[n]`, `out [rows, d]` changed in place; see [`op::scatter`].
     ///
     /// ```
-    /// let rt = tesela::Runtime::new()?;
+    /// # let rt = tesela::Runtime::builder().fallback(tesela::Fallback::Reported).build()?;
     /// let (x, out) = (rt.from_f32(&[2, 1], &[1., 2.])?, rt.from_f32(&[2, 1], &[10., 20.])?);
     /// rt.scatter(&x, &rt.from_i32(&[2], &[1, 1])?, &out).run()?;
     /// assert_eq!(out.read_f32()?, [10., 23.]);
@@ -457,7 +457,7 @@ call! {
     /// `x` in another dtype, or dense: `out` has its shape; see [`op::convert`].
     ///
     /// ```
-    /// let rt = tesela::Runtime::new()?;
+    /// # let rt = tesela::Runtime::builder().fallback(tesela::Fallback::Reported).build()?;
     /// use tesela::DType;
     /// let x = rt.from_f32(&[2, 32], &[0.5; 64])?;
     /// let q = rt.convert(&x).dtype(DType::Q8_0).run()?;
@@ -475,7 +475,7 @@ call! {
     /// see [`op::conv1d`].
     ///
     /// ```
-    /// let rt = tesela::Runtime::new()?;
+    /// # let rt = tesela::Runtime::builder().fallback(tesela::Fallback::Reported).build()?;
     /// let x = rt.from_f32(&[1, 3, 1], &[1., 2., 3.])?;
     /// let w = rt.from_f32(&[1, 2], &[10., 1.])?;
     /// assert_eq!(rt.conv1d(&x, &w).run()?.read_f32()?, [1., 12., 23.]);
@@ -489,7 +489,7 @@ call! {
     /// Convolution: `x [batch, cin, spatial..]`, `w [cout, cin / groups, taps..]`, `out [batch, cout, spatial'..]`; see [`op::conv`].
     ///
     /// ```
-    /// let rt = tesela::Runtime::new()?;
+    /// # let rt = tesela::Runtime::builder().fallback(tesela::Fallback::Reported).build()?;
     /// let x = rt.from_f32(&[1, 1, 4], &[1., 2., 3., 4.])?;
     /// let w = rt.from_f32(&[1, 1, 2], &[1., 1.])?;
     /// assert_eq!(rt.conv(&x, &w).stride(2usize).run()?.read_f32()?, [3., 7.]);
@@ -518,7 +518,7 @@ call! {
     /// `state` changed in place; see [`op::ssm_scan`].
     ///
     /// ```
-    /// let rt = tesela::Runtime::new()?;
+    /// # let rt = tesela::Runtime::builder().fallback(tesela::Fallback::Reported).build()?;
     /// let (x, dt) = (rt.from_f32(&[1, 2, 1, 1], &[1., 1.])?, rt.from_f32(&[1, 2, 1], &[1., 1.])?);
     /// let (a, ones) = (rt.from_f32(&[1], &[0.])?, rt.from_f32(&[1, 2, 1, 1], &[1., 1.])?); // no decay: a running sum
     /// assert_eq!(rt.ssm_scan(&x, &dt, &a, &ones, &ones).run()?.read_f32()?, [1., 2.]);
@@ -535,7 +535,7 @@ call! {
     /// in place; see [`op::selective_scan`].
     ///
     /// ```
-    /// let rt = tesela::Runtime::new()?;
+    /// # let rt = tesela::Runtime::builder().fallback(tesela::Fallback::Reported).build()?;
     /// let x = rt.from_f32(&[1, 2, 1], &[1., 1.])?;
     /// let a = rt.from_f32(&[1, 1], &[0.])?; // no decay: a running sum
     /// assert_eq!(rt.selective_scan(&x, &x, &a, &x, &x).run()?.read_f32()?, [1., 2.]);

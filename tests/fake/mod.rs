@@ -35,6 +35,7 @@ pub struct Fake {
     queue: Arc<Mutex<()>>,
     used: Arc<AtomicUsize>,
     peak: AtomicUsize,
+    launches: Arc<AtomicUsize>,
 }
 
 impl Fake {
@@ -42,8 +43,14 @@ impl Fake {
         let mut info = DeviceInfo::new(id, "a fake", Kind::Accelerator);
         info.driver = "1".into();
         let kernels = kernels.to_vec();
-        let (token, queue, used) = (Token::new(), Arc::default(), Arc::default());
-        Arc::new(Fake { info, token, kernels, queue, used, peak: 0.into() })
+        let (token, queue, used, launches) = (Token::new(), Arc::default(), Arc::default(), Arc::default());
+        Arc::new(Fake { info, token, kernels, queue, used, peak: 0.into(), launches })
+    }
+
+    /// How often any kernel ran.
+    #[allow(dead_code, reason = "not every test counts")]
+    pub fn launches(&self) -> usize {
+        self.launches.load(Ordering::Relaxed)
     }
 }
 
@@ -117,7 +124,12 @@ impl Backend for Fake {
             return Err(Error::unsupported(op, "the fake knows f32"));
         }
         let plan = |kernel: &Kernel| -> Arc<dyn Plan> {
-            Arc::new(Product { op: *matmul, kernel: *kernel, queue: self.queue.clone() })
+            Arc::new(Product {
+                op: *matmul,
+                kernel: *kernel,
+                queue: self.queue.clone(),
+                launches: self.launches.clone(),
+            })
         };
         Ok(self.kernels.iter().map(plan).collect())
     }
@@ -137,6 +149,7 @@ struct Product {
     op: Matmul,
     kernel: Kernel,
     queue: Arc<Mutex<()>>,
+    launches: Arc<AtomicUsize>,
 }
 
 impl Plan for Product {
@@ -166,6 +179,7 @@ impl Plan for Product {
     unsafe fn launch(&self, args: &[View], _scratch: Option<&View>) -> Result<()> {
         let _queue = self.queue.lock();
         let start = Instant::now();
+        self.launches.fetch_add(1, Ordering::Relaxed);
         let (_, m, n, k) = self.op.dims();
         let at = |s: &tesela::Spec, i: usize, j: usize| (i * s.stride(1) + j * s.stride(0)) * 4;
         let load = |view: &View, at: usize, reversed: bool| {
