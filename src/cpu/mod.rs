@@ -22,13 +22,22 @@
 //! `elementwise.rs`), `simd::Element` loads and stores vectors of a float type directly. A launch allocates nothing: scratch memory is
 //! declared with `scratch` (`thread` picks a thread's part of it).
 
+mod attention;
 mod elementwise;
 #[allow(dead_code, reason = "for op files to come")]
 mod kernel;
+mod kv_append;
+#[cfg(all(test, feature = "conformance"))]
+mod larger;
 mod machine;
+mod norm;
 mod pool;
+mod product;
+mod rope;
+mod row;
 #[allow(dead_code, reason = "for op files to come")]
 mod simd;
+mod softmax;
 
 use std::sync::{Arc, Mutex, MutexGuard};
 
@@ -85,7 +94,12 @@ impl Device {
 /// Every kernel for an operation, by its op file.
 fn plans(device: &Arc<Device>, op: &Op) -> Result<Plans> {
     match op {
+        Op::Attention(op) => attention::plan(device, op),
         Op::Elementwise(op) => elementwise::plan(device, op),
+        Op::KvAppend(op) => kv_append::plan(device, op),
+        Op::Norm(op) => norm::plan(device, op),
+        Op::Rope(op) => rope::plan(device, op),
+        Op::Softmax(op) => softmax::plan(device, op),
         other => Err(Error::unsupported(other, format_args!("no CPU kernel for {}", other.name()))),
     }
 }

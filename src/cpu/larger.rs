@@ -1,0 +1,168 @@
+//! Tests on sizes beyond the conformance cases: several tiles, tasks and ranges of keys; the same bits whatever the threads; and
+//! how fast it goes.
+
+use std::time::Instant;
+
+use super::{Cpu, simd::Isa};
+use crate::{
+    Backend, DType, Op, Spec, View,
+    backend::OpenOptions,
+    conformance::{Case, Verdict, check_case},
+    dispatch::Launch,
+    op::{Array, Fill, Rng, Role},
+};
+
+const LARGER: &[&str] = &[
+    // rows of several tiles against keys of several tiles, in each form
+    "attention q=f32:1x150x4x64 k=f32:1x210x2x64 v=f32:1x210x2x64 out=f32:1x150x4x64 causal=true",
+    "attention q=bf16:2x70x3x40 k=f16:2x140x1x40 v=bf16:2x140x1x24 out=f32:2x70x3x24 window=50 causal=true",
+    "attention q=f32:1x80x2x32 k=q8_0:1x200x2x32 v=q4_0:1x200x2x32 out=f32:1x80x2x32 window=70",
+    "attention q=f32:170x2x32 k=f32:300x2x32 v=f32:300x2x32 out=f32:170x2x32 q_offsets=i32:4 kv_offsets=i32:4 \
+     lse=f32:2x170 causal=true",
+    "attention q=f32:2x90x4x16 k=f32:9x16x2x16 v=f32:9x16x2x16 out=f32:2x90x4x16 kv_len=i32:2 block_table=i32:2x7 \
+     causal=true softcap=5.0",
+    // few rows against keys of several ranges
+    "attention q=f32:1x1x8x64 k=f16:1x1500x2x64 v=f16:1x1500x2x64 out=f32:1x1x8x64 lse=f32:1x8x1 sinks=f32:8 causal=true",
+    "attention q=f32:2x3x4x72 k=f32:2x700x2x72 v=f32:2x700x2x72 out=f32:2x3x4x72 kv_len=i32:2 alibi=f32:4 causal=true",
+    "attention q=f32:1x1x14x32 k=f8e4m3:60x16x2x32 v=f8e5m2:60x16x2x32 out=f32:1x1x14x32 kv_len=i32:1 \
+     block_table=i32:1x50 window=600 causal=true",
+    "attention q=f32:1x2x4x64 k=f32:1x600x2x64 v=f32:1x600x2x64 out=f32:1x2x4x64 determinism=batch-invariant",
+    // more rows than a task, more tokens than tasks
+    "norm x=bf16:700x96 out=bf16:700x96 weight=f32:96 residual=bf16:700x96 sum=bf16:700x96",
+    "softmax x=f32:3x100x333 out=f32:3x100x333 mask=f16:100x333 scale=0.125",
+    "rope x=bf16:90x3x64 positions=i32:90 cache=q8_0:200x3x64 slots=i32:90 style=half",
+    "kv_append x=f16:90x3x64 slots=i32:90 cache=bf16:50x4x3x64",
+];
+
+fn device(isa: Isa, threads: usize) -> Cpu {
+    Cpu::with_isa(&OpenOptions { threads, ..OpenOptions::default() }, isa)
+}
+
+/// Operands filled as a conformance run fills them, and a launch of the first kernel.
+fn prepare(device: &Cpu, op: &Op) -> (Launch, Vec<View>, Option<View>) {
+    let plan = device.plan(op).expect("a kernel").remove(0);
+    let alloc = |bytes: usize| View::whole(device.alloc(bytes).expect("memory"));
+    let scratch = (plan.scratch() > 0).then(|| alloc(plan.scratch()));
+    let mut rng = Rng(7);
+    let fill = |o: &crate::op::Operand| {
+        let mut array = Array::zeros(o.spec);
+        if o.role != Role::Out {
+            array.data = op.fill(o, Fill::Normal, &mut rng);
+        }
+        let mut bytes = vec![0; o.spec.span()];
+        array.encode(None, &mut bytes).expect("encodes");
+        let view = alloc(bytes.len());
+        device.write(&view, &bytes).expect("writes");
+        view
+    };
+    let args = op.operands().iter().map(fill).collect();
+    (Launch::new(op, plan, device.token()).expect("a launch"), args, scratch)
+}
+
+fn outputs(device: &Cpu, op: &Op) -> Vec<Vec<u8>> {
+    let (launch, args, scratch) = prepare(device, op);
+    launch.run(&args, scratch.as_ref()).expect("runs");
+    let read = |view: &View| {
+        let mut bytes = vec![0; view.len()];
+        device.read(view, &mut bytes).expect("reads");
+        bytes
+    };
+    args.iter().map(read).collect()
+}
+
+#[test]
+fn several_tiles() {
+    for isa in Isa::available() {
+        let device = device(isa, 2);
+        for text in LARGER {
+            for fill in [Fill::Normal, Fill::Special] {
+                let op: Op = text.parse().expect("an operation");
+                for outcome in check_case(&device, &Case { op, fill, seed: 1 }) {
+                    assert_eq!(outcome.verdict, Verdict::Passed, "{} {}: {}", isa.name(), outcome.id, outcome.why);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn threads_do_not_change_bits() {
+    for isa in Isa::available() {
+        let (one, more) = (device(isa, 1), device(isa, 3));
+        let larger = LARGER.iter().map(|text| text.parse().expect("an operation"));
+        for op in Op::cases().into_iter().chain(larger).filter(|op| one.plan(op).is_ok()) {
+            assert!(outputs(&one, &op) == outputs(&more, &op), "{} {op}", isa.name());
+        }
+    }
+}
+
+/// Alone in its call or among others, a row has the same bits.
+#[test]
+fn neighbours_do_not_change_bits() {
+    let spec = |n: usize| Spec::new(DType::F32, &[1, n, 4, 64]).expect("a spec");
+    let keys = Spec::new(DType::F32, &[1, 300, 2, 64]).expect("a spec");
+    for isa in Isa::available() {
+        let device = device(isa, 2);
+        let run = |n: usize, q: &[u8], k: &[u8]| {
+            let mut op = crate::op::Attention::new(spec(n), keys, keys, spec(n));
+            (op.causal, op.determinism) = (true, crate::op::Determinism::BatchInvariant);
+            let (launch, args, scratch) = prepare(&device, &op.into());
+            device.write(&args[0], q).expect("writes");
+            device.write(&args[1], k).expect("writes");
+            device.write(&args[2], k).expect("writes");
+            launch.run(&args, scratch.as_ref()).expect("runs");
+            let mut out = vec![0; args[3].len()];
+            device.read(&args[3], &mut out).expect("reads");
+            out
+        };
+        let mut rng = Rng(3);
+        let mut floats = |n: usize| -> Vec<u8> { (0..n).flat_map(|_| (rng.normal() as f32).to_le_bytes()).collect() };
+        let (q, k, row) = (floats(40 * 256), floats(300 * 128), 256 * 4);
+        let all = run(40, &q, &k);
+        for n in [1, 2, 17] {
+            // The last rows: positions count from the end.
+            assert!(run(n, &q[(40 - n) * row..], &k) == all[(40 - n) * row..], "{} {n}", isa.name());
+        }
+    }
+}
+
+/// `cargo test --release --features conformance cpu_speed -- --ignored --nocapture`
+#[test]
+#[ignore = "a measurement"]
+fn cpu_speed() {
+    let cases = [
+        "norm x=f32:512x4096 out=f32:512x4096 weight=f32:4096",
+        "norm x=bf16:512x4096 out=bf16:512x4096 weight=f32:4096 residual=bf16:512x4096 sum=bf16:512x4096",
+        "softmax x=f32:512x4096 out=f32:512x4096",
+        "rope x=f32:512x32x128 positions=i32:512 style=half",
+        "rope x=f32:512x32x128 positions=i32:512",
+        "kv_append x=f32:512x8x128 slots=i32:512 cache=f16:4096x8x128",
+        "kv_append x=f32:512x8x128 slots=i32:512 cache=q8_0:4096x8x128",
+        "attention q=f32:1x512x32x128 k=f32:1x512x32x128 v=f32:1x512x32x128 out=f32:1x512x32x128 causal=true",
+        "attention q=bf16:1x512x32x128 k=bf16:1x512x8x128 v=bf16:1x512x8x128 out=bf16:1x512x32x128 causal=true",
+        "attention q=f32:1x1x32x128 k=f32:1x4096x32x128 v=f32:1x4096x32x128 out=f32:1x1x32x128 causal=true",
+        "attention q=f32:1x1x32x128 k=f32:1x4096x8x128 v=f32:1x4096x8x128 out=f32:1x1x32x128 causal=true",
+        "attention q=f32:1x1x32x128 k=f16:1x4096x8x128 v=f16:1x4096x8x128 out=f32:1x1x32x128 causal=true",
+        "attention q=f32:1x1x32x128 k=bf16:1x4096x8x128 v=bf16:1x4096x8x128 out=f32:1x1x32x128 causal=true",
+        "attention q=f32:1x1x32x128 k=q8_0:1x4096x8x128 v=q8_0:1x4096x8x128 out=f32:1x1x32x128 causal=true",
+        "attention q=f32:1x1x32x128 k=q4_0:1x4096x8x128 v=q4_0:1x4096x8x128 out=f32:1x1x32x128 causal=true",
+        "attention q=f32:1x1x32x128 k=f8e4m3:1x4096x8x128 v=f8e4m3:1x4096x8x128 out=f32:1x1x32x128 causal=true",
+    ];
+    for isa in Isa::available() {
+        let device = device(isa, 1);
+        for text in cases {
+            let op: Op = text.parse().expect("an operation");
+            let (launch, args, scratch) = prepare(&device, &op);
+            let mut best = f64::INFINITY;
+            let begin = Instant::now();
+            while begin.elapsed().as_secs_f64() < 0.3 {
+                let start = Instant::now();
+                launch.run(&args, scratch.as_ref()).expect("runs");
+                best = best.min(start.elapsed().as_secs_f64());
+            }
+            let cost = op.cost();
+            let (gflops, gbytes) = (cost.flops as f64 / best / 1e9, cost.bytes as f64 / best / 1e9);
+            println!("{:6} {:9.1} us {gflops:7.1} GFLOP/s {gbytes:6.1} GB/s  {text}", isa.name(), best * 1e6);
+        }
+    }
+}
