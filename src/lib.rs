@@ -5,6 +5,8 @@ pub mod backend;
 pub mod conformance;
 #[cfg(feature = "cpu")]
 mod cpu;
+#[cfg(feature = "cuda")]
+mod cuda;
 pub mod dispatch;
 mod dtype;
 mod error;
@@ -59,6 +61,12 @@ pub fn discover(options: &OpenOptions) -> Discovery {
     match Cpu::open(options) {
         Ok(cpu) => devices.push(Arc::new(cpu)),
         Err(e) => absent.push(Absent { backend: "cpu", why: e.to_string() }),
+    }
+    #[cfg(feature = "cuda")]
+    {
+        let (found, missing) = cuda::open_all(options);
+        devices.extend(found);
+        absent.extend(missing);
     }
     #[cfg(feature = "wgpu")]
     {

@@ -1,0 +1,132 @@
+//! A kernel's parameters, and the plan that launches it.
+
+use std::sync::Arc;
+
+use cudarc::driver::CudaFunction;
+
+use crate::{
+    backend::{Plan, View},
+    dtype::DType,
+    error::{Error, Result},
+    op::{Determinism, Op, Operands},
+};
+
+use super::{
+    driver::{Device, Params},
+    module::Modules,
+};
+
+/// A kernel to be: which one, its parameters' words in the order of the kernel's struct, and how many blocks.
+#[derive(Debug)]
+pub(super) struct Kernel {
+    op: Op,
+    operands: Operands,
+    pub(super) family: &'static str,
+    pub(super) entry: &'static str,
+    words: Vec<u64>,
+    tensors: Vec<(usize, usize)>, // operand, and the word of its address
+    pub(super) blocks: usize,
+    pub(super) threads: u32,
+}
+
+impl Kernel {
+    pub(super) fn new(op: &Op, family: &'static str, entry: &'static str) -> Kernel {
+        let operands = op.operands();
+        Kernel { op: *op, operands, family, entry, words: Vec::new(), tensors: Vec::new(), blocks: 0, threads: 256 }
+    }
+
+    /// `Tensor` of types.cuh: all zero where the operand is absent, else its strides, 0 along dimensions of extent 1.
+    pub(super) fn tensor(&mut self, name: &str) -> Result<()> {
+        let at = self.words.len();
+        let Some(i) = self.operands.iter().position(|o| o.name == name) else {
+            self.words.resize(at + 8, 0);
+            return Ok(());
+        };
+        let spec = &self.operands[i].spec;
+        let code = match spec.dtype() {
+            DType::F32 => 0,
+            DType::F16 => 1,
+            DType::BF16 => 2,
+            DType::Q4_0 => 3,
+            DType::Q8_0 => 4,
+            DType::Q4_K => 5,
+            DType::Q6_K => 6,
+            other => {
+                return Err(Error::unsupported(self.op, format_args!("{name} is {other}, which no kernel loads yet")));
+            }
+        };
+        self.tensors.push((i, at));
+        self.words.push(0);
+        self.words.extend((0..6).map(|d| if spec.dim(d) > 1 { spec.stride(d) as u64 } else { 0 }));
+        self.words.push(code);
+        Ok(())
+    }
+
+    /// A `u64`.
+    pub(super) fn word(&mut self, value: usize) {
+        self.words.push(value as u64);
+    }
+
+    /// Two 32-bit fields beside each other.
+    pub(super) fn pair(&mut self, first: u32, second: u32) {
+        self.words.push(u64::from(first) | u64::from(second) << 32);
+    }
+
+    /// `count` extents from the last dimension but `skip` outwards, 1 beyond the rank.
+    pub(super) fn extents(&mut self, shape: &[usize], skip: usize, count: usize) {
+        let extent = |i: usize| shape.len().checked_sub(i + 1).map_or(1, |d| shape[d].max(1));
+        (skip..skip + count).for_each(|i| self.word(extent(i)));
+    }
+
+    pub(super) fn compile(self, device: &Arc<Device>, modules: &Modules, determinism: Determinism) -> Result<Compiled> {
+        let blocks = u32::try_from(self.blocks).ok().filter(|&b| b <= i32::MAX as u32);
+        let blocks = blocks.ok_or_else(|| Error::unsupported(self.op, "more blocks than one launch holds"))?;
+        let mut params = Params([0; Params::WORDS]);
+        let Some(room) = params.0.get_mut(..self.words.len()) else {
+            return Err(Error::unsupported(self.op, "more parameters than fit"));
+        };
+        room.copy_from_slice(&self.words);
+        let function = modules.function(device, self.family, self.entry)?;
+        let types: Vec<&str> = self.operands.iter().take(2).map(|o| o.spec.dtype().name()).collect();
+        let types = if types[0] == types[types.len() - 1] { types[0].into() } else { types.join("-") };
+        let name = format!("cuda-{types}-{}", self.entry);
+        let (device, tensors, threads) = (device.clone(), self.tensors, self.threads);
+        Ok(Compiled { name, device, function, params, tensors, blocks, threads, determinism })
+    }
+}
+
+/// One kernel, sized for one operation.
+#[derive(Debug)]
+pub(super) struct Compiled {
+    name: String,
+    device: Arc<Device>,
+    function: CudaFunction,
+    params: Params,
+    tensors: Vec<(usize, usize)>,
+    blocks: u32,
+    threads: u32,
+    determinism: Determinism,
+}
+
+impl Plan for Compiled {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn determinism(&self) -> Determinism {
+        self.determinism
+    }
+
+    unsafe fn launch(&self, args: &[View], _scratch: Option<&View>) -> Result<()> {
+        if self.blocks == 0 {
+            return Ok(());
+        }
+        let mut params = self.params;
+        for &(operand, word) in &self.tensors {
+            params.0[word] = self.device.address(&args[operand])?;
+        }
+        // SAFETY: the caller promises that the views are the operation's operands, which the strides and extents in the
+        // parameters were made from.
+        unsafe { self.device.launch(&self.name, &self.function, &params, self.blocks, self.threads) }
+    }
+}

@@ -1,0 +1,134 @@
+//! NVIDIA GPUs through the driver found at run time; kernels are PTX, compiled from `kernels/*.cu` by `tools/ptx` and
+//! embedded. Without a driver this module only says so.
+
+mod driver;
+mod elementwise;
+mod kernel;
+mod matmul;
+mod module;
+mod norm;
+
+use std::sync::Arc;
+
+use cudarc::driver::{CudaContext, sys};
+
+use crate::{
+    backend::{Absent, Backend, Buffer, DeviceInfo, Kind, Memory, OpenOptions, Plans, Token, View},
+    error::{Error, Result},
+    op::{Determinism, Op},
+};
+
+use self::{driver::Device, module::Modules};
+
+/// Opens every device. What cannot be opened, or the lack of any, is reported with the reason. Loads the driver.
+pub(crate) fn open_all(options: &OpenOptions) -> (Vec<Arc<dyn Backend>>, Vec<Absent>) {
+    let absent = |why: String| Absent { backend: "cuda", why };
+    let count = match driver::count() {
+        Ok(count) => count,
+        Err(why) => return (Vec::new(), vec![absent(why)]),
+    };
+    let (mut devices, mut missing): (Vec<Arc<dyn Backend>>, Vec<Absent>) = Default::default();
+    for ordinal in 0..count {
+        match open(ordinal, options) {
+            Ok(device) => devices.push(Arc::new(device)),
+            Err(e) => missing.push(absent(e.to_string())),
+        }
+    }
+    (devices, missing)
+}
+
+fn open(ordinal: usize, options: &OpenOptions) -> Result<Cuda> {
+    use sys::CUdevice_attribute::*;
+    let failed = |e| Error::device(format_args!("cuda:{ordinal}"), "opening", e);
+    let context = CudaContext::new(ordinal).map_err(failed)?;
+    let name = context.name().map_err(failed)?;
+    let (major, minor) = context.compute_capability().map_err(failed)?;
+    if major < 8 {
+        let why = format!("compute capability {major}.{minor}: the kernels need 8.0 (Ampere) or newer");
+        return Err(Error::unsupported(name, why));
+    }
+    let pci = |a| context.attribute(a).map_err(failed);
+    let (domain, bus) = (pci(CU_DEVICE_ATTRIBUTE_PCI_DOMAIN_ID)?, pci(CU_DEVICE_ATTRIBUTE_PCI_BUS_ID)?);
+    let slot = pci(CU_DEVICE_ATTRIBUTE_PCI_DEVICE_ID)?;
+    let integrated = pci(CU_DEVICE_ATTRIBUTE_INTEGRATED)? != 0;
+    let kind = if integrated { Kind::IntegratedGpu } else { Kind::DiscreteGpu };
+    let mut info = DeviceInfo::new("cuda", name, kind);
+    info.id = format!("pci:{domain:04x}:{bus:02x}:{slot:02x}.0");
+    info.driver = format!("sm_{major}{minor}, driver for CUDA {}", driver::version().map_err(failed)?);
+    let memory = context.total_mem().map_err(failed)?;
+    (info.memory, info.max_buffer) = (memory as u64, memory);
+    let device = Arc::new(Device::open(info.to_string(), context, options.memory_limit)?);
+    Ok(Cuda { info, device, modules: Modules::default() })
+}
+
+#[derive(Debug)]
+struct Cuda {
+    info: DeviceInfo,
+    device: Arc<Device>,
+    modules: Modules,
+}
+
+impl Backend for Cuda {
+    fn info(&self) -> &DeviceInfo {
+        &self.info
+    }
+
+    fn token(&self) -> Token {
+        self.device.token
+    }
+
+    fn alloc(&self, bytes: usize) -> Result<Buffer> {
+        self.device.alloc(bytes)
+    }
+
+    fn write(&self, dst: &View, src: &[u8]) -> Result<()> {
+        self.device.write(dst, src)
+    }
+
+    fn read(&self, src: &View, dst: &mut [u8]) -> Result<()> {
+        self.device.read(src, dst)
+    }
+
+    fn plan(&self, op: &Op) -> Result<Plans> {
+        let kernel = match op {
+            Op::Matmul(o) => matmul::kernel(op, o)?,
+            Op::Norm(o) => norm::kernel(op, o)?,
+            Op::Elementwise(o) => elementwise::kernel(op, o)?,
+            _ => return Err(Error::unsupported(op, "no CUDA kernel is written for this operation yet")),
+        };
+        // Rows are computed apart from each other; which kernel multiplies depends on the rows unless that is asked for.
+        let determinism = match (op, op.determinism()) {
+            (Op::Matmul(_), asked) if asked < Determinism::BatchInvariant => Determinism::ThreadCount,
+            _ => Determinism::BatchInvariant,
+        };
+        Ok(vec![Arc::new(kernel.compile(&self.device, &self.modules, determinism)?)])
+    }
+
+    fn sync(&self) -> Result<()> {
+        self.device.sync()
+    }
+
+    fn memory(&self) -> Memory {
+        self.device.account.memory()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_machine_without_a_gpu_says_why() {
+        let (devices, absent) = open_all(&OpenOptions::default());
+        assert!(!devices.is_empty() || !absent.is_empty());
+        assert!(absent.iter().all(|a| a.backend == "cuda" && a.why.len() > 10), "{absent:?}");
+    }
+
+    #[cfg(feature = "conformance")]
+    #[test]
+    fn every_device_conforms() {
+        for device in open_all(&OpenOptions::default()).0 {
+            crate::conformance::check(&*device).assert();
+        }
+    }
+}

@@ -1,0 +1,20 @@
+use super::kernel::Kernel;
+use crate::{
+    error::Result,
+    op::{Features, Norm, Op, norm::NormKind},
+};
+
+pub(super) fn kernel(op: &Op, o: &Norm) -> Result<Kernel> {
+    let known = Features::BIAS | Features::RESIDUAL | Features::SCALE | Features::GATE | Features::SUM;
+    op.require(known | Features::STRIDED | Features::BROADCAST | Features::DETERMINISM)?;
+    let mut kernel = Kernel::new(op, "norm", "norm");
+    for name in ["x", "out", "weight", "bias", "residual", "gate", "sum"] {
+        kernel.tensor(name)?;
+    }
+    kernel.extents(o.x.shape(), 1, 6);
+    kernel.word(o.x.dim(0));
+    kernel.pair(u32::from(o.kind == NormKind::Layer), o.eps.get().to_bits());
+    kernel.pair(o.factor.get().to_bits(), 0);
+    kernel.blocks = o.x.rows();
+    Ok(kernel)
+}
