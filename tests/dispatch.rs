@@ -138,6 +138,30 @@ fn falling_back_is_refused_or_reported() -> Result<()> {
 }
 
 #[test]
+fn want_of_memory_is_no_verdict() -> Result<()> {
+    let device = Fake::open("fake", &[SLOW, QUICK]);
+    let rt = on(&[&device]).build()?;
+    let (x, w, expected) = example(&rt, false)?;
+    let y = rt.zeros(DType::F32, &[2, 8])?;
+    device.limit(device.memory().used); // no room for a self-test
+    assert!(matches!(rt.matmul(&x, &w).run_into(&y), Err(Error::OutOfMemory { .. })));
+    device.limit(usize::MAX);
+    rt.matmul(&x, &w).run_into(&y)?;
+    assert_eq!((y.read_f32()?, rt.report()[0].kernel.as_str()), (expected, QUICK.name));
+    Ok(())
+}
+
+#[test]
+fn less_determinism_than_asked_for_is_declined() -> Result<()> {
+    use tesela::op::Determinism;
+    let rt = on(&[&Fake::open("fake", &[QUICK])]).determinism(Determinism::BatchInvariant).build()?;
+    let (x, w, _) = example(&rt, false)?;
+    let result = rt.matmul(&x, &w).run();
+    assert!(matches!(result, Err(Error::Unsupported { why, .. }) if why.contains("promises run-to-run")));
+    Ok(())
+}
+
+#[test]
 fn a_new_extent_of_a_known_class_replans_in_microseconds() -> Result<()> {
     let device = Fake::open("fake", &[SLOW, QUICK]);
     let rt = on(&[&device]).build()?;

@@ -100,6 +100,23 @@ fn adopted_weights_serve_every_operation() -> tesela::Result<()> {
 }
 
 #[test]
+fn a_weight_takes_its_own_size_on_every_device() -> tesela::Result<()> {
+    let rt = Runtime::builder().no_cache().build()?;
+    for dtype in [DType::F32, DType::F16, DType::Q8_0, DType::Q4_K] {
+        let (n, k) = (2048, 1024);
+        let bytes: Arc<Vec<u8>> = Arc::new(vec![0; Spec::new(dtype, &[n, k])?.bytes()]);
+        for device in rt.devices() {
+            let before = device.memory().used;
+            let weight = rt.weight_adopted_on(device, dtype, &[n, k], bytes.clone(), 0..bytes.len())?;
+            let grown = device.memory().used - before;
+            assert!(grown <= bytes.len() + bytes.len() / 20, "{dtype} on {device}: {grown} of {}", bytes.len());
+            assert_eq!(weight.read::<u8>()?, *bytes);
+        }
+    }
+    Ok(())
+}
+
+#[test]
 fn names_that_match_nothing_are_refused() {
     for builder in [reference().allow(&["abacus"]), Runtime::builder().only_devices()] {
         assert!(matches!(builder.build(), Err(Error::Invalid { .. })));

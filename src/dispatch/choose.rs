@@ -17,8 +17,11 @@ use crate::{
     op::{Matmul, Op, Role},
 };
 
-/// Verdicts of the self-tests by device, kernel and kind of operands; `Err` says what was wrong.
-pub(super) type Verdicts = FxHashMap<String, Result<(), String>>;
+/// What a self-test found; `Err` says what was wrong.
+type Verdict = Result<(), String>;
+
+/// Verdicts by device, kernel and kind of operands.
+pub(super) type Verdicts = FxHashMap<String, Verdict>;
 
 /// Kernels in the order in which they are to be preferred, with what is known of their times.
 pub(super) struct Ranked {
@@ -61,7 +64,7 @@ impl Dispatcher {
         let mut verdicts = self.deciding.lock().unwrap_or_else(PoisonError::into_inner);
         let mut ranked = Ranked { plans: Vec::new(), how: How::Only, wrong: Vec::new() };
         for plan in plans {
-            match self.verdict(&mut verdicts, op, device, &plan) {
+            match self.verdict(&mut verdicts, op, device, &plan)? {
                 Ok(()) => ranked.plans.push((plan, None)),
                 Err(why) => ranked.wrong.push((plan.name().into(), why)),
             }
@@ -100,7 +103,8 @@ impl Dispatcher {
             // Lent weights are the operation's own; a class that stores them differently gets its own.
             let operands = op.operands();
             let same = operands.iter().zip(&class.operands()).all(|(a, b)| a.role != Role::Weight || a.spec == b.spec);
-            let times = measure::times(device, &candidates, if same { lent } else { &[] })?;
+            // What cannot be measured (no room, say) is chosen by the backend's own order.
+            let times = measure::times(device, &candidates, if same { lent } else { &[] }).unwrap_or_default();
             let named = candidates.iter().zip(times).filter_map(|(c, t)| Some((c.plan().name().to_string(), t?)));
             self.memory.put(device.info(), &text, named);
         }
@@ -124,19 +128,25 @@ impl Dispatcher {
     }
 
     /// A kernel is trusted once it got small operations of the same kinds of operands right.
-    fn verdict(&self, verdicts: &mut Verdicts, op: &Op, device: &Device, plan: &Arc<dyn Plan>) -> Result<(), String> {
+    fn verdict(&self, verdicts: &mut Verdicts, op: &Op, device: &Device, plan: &Arc<dyn Plan>) -> Result<Verdict> {
         if device.info().kind == Kind::Reference {
-            return Ok(()); // it is what the others are compared with
+            return Ok(Ok(())); // it is what the others are compared with
         }
         let kinds: Vec<String> = op.operands().iter().map(|o| format!("{}:{}", o.name, o.spec.dtype())).collect();
+        if plan.determinism() < op.determinism() {
+            return Ok(Err(format!("promises {}, {} is asked for", plan.determinism(), op.determinism())));
+        }
         let features = op.features().bits();
         let key = format!("{}\t{}\t{}\t{features}\t{}", device.index(), plan.name(), op.name(), kinds.join(" "));
         if let Some(verdict) = verdicts.get(&key) {
-            return verdict.clone();
+            return Ok(verdict.clone());
         }
-        let verdict = small(op, device, plan.name()).map_or(Ok(()), |launch| measure::self_test(device, &launch));
+        let verdict = match small(op, device, plan.name()) {
+            Some(launch) => measure::self_test(device, &launch)?,
+            None => Ok(()),
+        };
         verdicts.insert(key, verdict.clone());
-        verdict
+        Ok(verdict)
     }
 
     /// Stores a weight's bytes on the device, in the form that its matrix products prefer.
@@ -175,7 +185,7 @@ impl Dispatcher {
 
 fn all_wrong(op: &Op, wrong: &[(String, String)]) -> Error {
     let wrong: Vec<String> = wrong.iter().map(|(kernel, why)| format!("{kernel}: {why}")).collect();
-    Error::unsupported(op, format_args!("every kernel failed its test: {}", wrong.join("; ")))
+    Error::unsupported(op, format_args!("no kernel can be trusted with it: {}", wrong.join("; ")))
 }
 
 /// The kernels that read the weights as they are held; where there are none, those whose form can be made from a source.

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::{Device, Launch, weight};
 use crate::{
     backend::{Kind, View},
-    error::Result,
+    error::{Error, Result},
     op::{Array, Arrays, Fill, Op, Operand, Rng, Role},
 };
 
@@ -62,8 +62,9 @@ pub(crate) fn is_quick(device: &Device, op: &Op) -> bool {
     cost.flops.max(cost.bytes) <= limit
 }
 
-/// Runs the kernel on small operands and compares with the reference. `Err` says what was wrong.
-pub(crate) fn self_test(device: &Device, launch: &Launch) -> Result<(), String> {
+/// Runs the kernel on small operands and compares with the reference. The inner `Err` says what was wrong, a failing driver
+/// included; only want of memory is no verdict.
+pub(crate) fn self_test(device: &Device, launch: &Launch) -> Result<Result<(), String>> {
     let op = launch.op();
     let check = || -> Result<Result<(), String>> {
         let plain = operands(device, op, &[])?;
@@ -85,7 +86,11 @@ pub(crate) fn self_test(device: &Device, launch: &Launch) -> Result<(), String> 
         }
         Ok(Ok(()))
     };
-    check().unwrap_or_else(|e| Err(e.to_string()))
+    match check() {
+        Err(e @ Error::OutOfMemory { .. }) => Err(e),
+        Err(e) => Ok(Err(e.to_string())),
+        verdict => verdict,
+    }
 }
 
 fn fetch(device: &Device, operand: &Operand, view: &View) -> Result<Array> {

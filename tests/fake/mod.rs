@@ -36,6 +36,7 @@ pub struct Fake {
     used: Arc<AtomicUsize>,
     peak: AtomicUsize,
     launches: Arc<AtomicUsize>,
+    limit: AtomicUsize,
 }
 
 impl Fake {
@@ -44,7 +45,13 @@ impl Fake {
         info.driver = "1".into();
         let kernels = kernels.to_vec();
         let (token, queue, used, launches) = (Token::new(), Arc::default(), Arc::default(), Arc::default());
-        Arc::new(Fake { info, token, kernels, queue, used, peak: 0.into(), launches })
+        Arc::new(Fake { info, token, kernels, queue, used, peak: 0.into(), launches, limit: usize::MAX.into() })
+    }
+
+    /// Lets it allocate this much from now on.
+    #[allow(dead_code, reason = "not every test limits")]
+    pub fn limit(&self, bytes: usize) {
+        self.limit.store(bytes, Ordering::Relaxed);
     }
 
     /// How often any kernel ran.
@@ -98,6 +105,10 @@ impl Backend for Fake {
 
     fn alloc(&self, bytes: usize) -> Result<Buffer> {
         let used = self.used.fetch_add(bytes, Ordering::Relaxed) + bytes;
+        if used > self.limit.load(Ordering::Relaxed) {
+            self.used.fetch_sub(bytes, Ordering::Relaxed);
+            return Err(Error::OutOfMemory { device: self.info.id.clone(), bytes, available: None });
+        }
         self.peak.fetch_max(used, Ordering::Relaxed);
         let data = UnsafeCell::new(vec![0; bytes].into_boxed_slice());
         Ok(Arc::new(Bytes { data, len: bytes, token: self.token, used: self.used.clone() }))
@@ -119,7 +130,7 @@ impl Backend for Fake {
 
     fn plan(&self, op: &Op) -> Result<Plans> {
         let Op::Matmul(matmul) = op else { return Err(Error::unsupported(op, "the fake multiplies matrices")) };
-        op.require(Features::STRIDED)?;
+        op.require(Features::STRIDED | Features::DETERMINISM)?; // and promises nothing, wrongly
         if op.operands().iter().any(|o| o.spec.dtype() != DType::F32) {
             return Err(Error::unsupported(op, "the fake knows f32"));
         }
