@@ -168,5 +168,11 @@ fn round(x: f32) -> i32 {
     whole.saturating_add((rest >= 0.5) as i32 - (rest <= -0.5) as i32)
 }
 
+/// The nearest whole number of one far below 2^51, in two additions.
+fn nearest(x: f64) -> f64 {
+    const ONES: f64 = 1.5 * (1u64 << 52) as f64; // here an f64's last bit counts ones
+    x + ONES - ONES
+}
+
 #[cfg(test)]
 mod tests;

@@ -17,7 +17,7 @@
 
 use half::f16;
 
-use super::{Format, NAN_SCALE, each_block, each_block_mut, largest, reciprocal, round};
+use super::{Format, NAN_SCALE, each_block, each_block_mut, largest, nearest, reciprocal, round};
 use crate::dtype::DType;
 
 pub(super) const FORMAT: Format = Format { dtype: DType::Q4_K, decode, encode };
@@ -95,25 +95,33 @@ fn fit_group(x: &[f32; 32]) -> (f32, f32) {
     }
     let typical = (x.iter().map(|x| x * x).sum::<f64>() / 32.0).sqrt();
     let weights = x.map(|x| typical + x.abs());
-    let (w, wx) = x.iter().zip(&weights).fold((0.0, 0.0), |(w, wx), (x, v)| (w + v, wx + v * x));
+    let (mut w, mut wx, mut wxx) = (0.0, 0.0, 0.0);
+    for (x, v) in x.iter().zip(&weights) {
+        (w, wx, wxx) = (w + v, wx + v * x, wxx + v * x * x);
+    }
     let mut best = ((0.0, 0.0), f64::INFINITY);
     for step in 0..=20 {
         let inverse = (14.0 + 0.1 * step as f64) / (high - low);
-        let q = x.map(|x| ((x - low) * inverse + 0.5).floor().min(15.0));
-        let (mut wq, mut wqq, mut wqx) = (0.0, 0.0, 0.0);
-        for ((q, x), v) in q.iter().zip(&x).zip(&weights) {
-            (wq, wqq, wqx) = (wq + v * q, wqq + v * q * q, wqx + v * q * x);
+        let mut sums = [[0f64; 4]; 3]; // in four lanes, for vectors
+        for (x, v) in x.as_chunks::<4>().0.iter().zip(weights.as_chunks::<4>().0) {
+            for i in 0..4 {
+                let q = nearest((x[i] - low) * inverse).min(15.0);
+                sums[0][i] += v[i] * q;
+                sums[1][i] += v[i] * q * q;
+                sums[2][i] += v[i] * q * x[i];
+            }
         }
+        let [wq, wqq, wqx] = sums.map(|lanes| lanes.iter().sum::<f64>());
         // Least squares for scale and offset, or for the scale alone where the offset would be negative.
         let determinant = w * wqq - wq * wq;
-        let mut fit = ((w * wqx - wx * wq) / determinant, (wq * wqx - wqq * wx) / determinant);
-        if fit.1.is_nan() || fit.1 < 0.0 {
-            fit = (wqx / wqq, 0.0);
+        let (mut s, mut m) = ((w * wqx - wx * wq) / determinant, (wq * wqx - wqq * wx) / determinant);
+        if m.is_nan() || m < 0.0 {
+            (s, m) = (wqx / wqq, 0.0);
         }
-        let error: f64 =
-            q.iter().zip(&x).zip(&weights).map(|((q, x), v)| v * (fit.0 * q - fit.1 - x).powi(2)).sum();
-        if fit.0 > 0.0 && error < best.1 {
-            best = (fit, error);
+        // The sum of v (s q - m - x)^2.
+        let error = s * s * wqq + m * m * w + wxx - 2.0 * (s * m * wq + s * wqx - m * wx);
+        if s > 0.0 && error < best.1 {
+            best = ((s, m), error);
         }
     }
     (best.0.0 as f32, best.0.1 as f32)

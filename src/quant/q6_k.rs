@@ -15,7 +15,7 @@
 
 use half::f16;
 
-use super::{Format, NAN_SCALE, each_block, each_block_mut, largest, reciprocal, round};
+use super::{Format, NAN_SCALE, each_block, each_block_mut, largest, nearest, reciprocal, round};
 use crate::dtype::DType;
 
 pub(super) const FORMAT: Format = Format { dtype: DType::Q6_K, decode, encode };
@@ -96,11 +96,15 @@ fn fit_group(x: &[f32; 16]) -> f32 {
     let mut best = (0.0, 0.0);
     for step in -9..=9 {
         let inverse = -(32.0 + 0.1 * step as f64) / extreme; // the extreme becomes -32, the longer side
-        let (mut wqx, mut wqq) = (0.0, 0.0);
-        for x in x {
-            let q = (x * inverse + 0.5).floor().clamp(-32.0, 31.0);
-            (wqx, wqq) = (wqx + x * x * q * x, wqq + x * x * q * q);
+        let mut sums = [[0f64; 4]; 2]; // in four lanes, for vectors
+        for x in x.as_chunks::<4>().0 {
+            for i in 0..4 {
+                let q = nearest(x[i] * inverse).clamp(-32.0, 31.0);
+                sums[0][i] += x[i] * x[i] * q * x[i];
+                sums[1][i] += x[i] * x[i] * q * q;
+            }
         }
+        let [wqx, wqq] = sums.map(|lanes| lanes.iter().sum::<f64>());
         // Least squares leaves the error sum(x^4) - wqx^2 / wqq.
         if wqq > 0.0 && wqx * wqx / wqq > best.1 {
             best = (wqx / wqq, wqx * wqx / wqq);
