@@ -113,11 +113,22 @@ fn steady_state() -> Result<()> {
 
     #[cfg(feature = "cpu")]
     {
+        use tesela::op::elementwise::Function;
         let rt = Runtime::builder().allow(&["cpu"]).threads(2).no_cache().build()?;
-        let x = rt.from_f32(&[64, 1024], &vec![1.0; 64 * 1024])?;
-        let y = rt.from_f32(&[64, 1024], &vec![0.5; 64 * 1024])?;
-        let add = tesela::op::elementwise::Function::Add;
-        assert_eq!(counted(|| rt.elementwise(&x).b(&y).function(add).run_into(&y))?, 0);
+        let f = |shape: &[usize]| rt.zeros(tesela::DType::F32, shape);
+        let (x, y, z, weight) = (f(&[4, 1024])?, f(&[4, 1024])?, f(&[4, 1024])?, f(&[1024])?);
+        let (q, out, cache, k) = (f(&[1, 4, 8, 64])?, f(&[1, 4, 8, 64])?, f(&[512, 2, 64])?, f(&[4, 2, 64])?);
+        let (positions, len) = (rt.from_i32(&[4], &[0, 1, 2, 3])?, rt.from_i32(&[1], &[4])?);
+        let (past, rows) = (cache.reshape(&[1, 512, 2, 64])?, q.reshape(&[4, 8, 64])?);
+        let allocations = counted(|| {
+            rt.elementwise(&x).b(&y).function(Function::Add).run_into(&y)?;
+            rt.norm(&x).weight(&weight).residual(&y).sum(&y).run_into(&z)?;
+            rt.rope(&rows, &positions).run()?;
+            rt.kv_append(&k, &positions, &cache).run()?;
+            rt.attention(&q, &past, &past).kv_len(&len).causal(true).run_into(&out)?;
+            rt.softmax(&z).run_into(&z)
+        })?;
+        assert_eq!(allocations, 0);
     }
 
     // Host time of a remembered launch. (Being a reference the device is trusted without a self-test, which it would fail.)
