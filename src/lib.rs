@@ -1,6 +1,8 @@
 //! Tensor kernels for language models on whatever a machine has.
 
 pub mod backend;
+#[cfg(feature = "bench")]
+pub mod bench;
 #[cfg(feature = "conformance")]
 pub mod conformance;
 #[cfg(feature = "cpu")]

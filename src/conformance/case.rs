@@ -6,7 +6,7 @@ use super::{Level, Options};
 use crate::{
     error::{Error, Result},
     layout::Spec,
-    op::{Determinism, Fill, Numerics, Op, Rng, Role},
+    op::{Determinism, Fill, Numerics, Op, Operand, Rng},
 };
 
 /// One test: an operation and what its operands hold. Prints as `OP #FILL.SEED`, which parses back.
@@ -45,7 +45,7 @@ impl FromStr for Case {
 impl Case {
     /// The generator of the case's numbers: the same for the same text, on every machine.
     pub fn rng(&self) -> Rng {
-        Rng(fnv1a(&self.to_string()))
+        Rng(fnv1a(self.to_string().as_bytes()))
     }
 }
 
@@ -156,8 +156,9 @@ fn fills(op: &Op) -> &'static [Fill] {
 /// The operation with its operands in memory orders its own cases may lack: rows with gaps between them, and one of
 /// transposed, every second element, or repeated along the first dimension.
 fn layouts(op: &Op) -> Vec<Op> {
-    type Change = fn(&Spec, Role) -> Option<Spec>;
-    let gaps: Change = |s, _| {
+    type Change = fn(&Operand) -> Option<Spec>;
+    let gaps: Change = |o| {
+        let s = &o.spec;
         let (block, _) = s.dtype().block();
         let inner = s.dim(0).checked_next_multiple_of(block)? + if block == 1 { 3 } else { block };
         let mut strides = vec![1; s.rank()];
@@ -168,37 +169,40 @@ fn layouts(op: &Op) -> Vec<Op> {
         }
         Spec::strided(s.dtype(), s.shape(), &strides).ok()
     };
-    let transposed: Change = |s, _| {
+    let transposed: Change = |o| {
+        let s = &o.spec;
         let rank = s.rank();
         let mut strides = s.strides().to_vec();
         (rank > 1).then(|| (strides[rank - 1], strides[rank - 2]) = (s.dim(1).max(1), 1))?;
         Spec::strided(s.dtype(), s.shape(), &strides).ok()
     };
-    let second: Change = |s, _| {
+    let second: Change = |o| {
+        let s = &o.spec;
         let strides: Vec<usize> = s.strides().iter().map(|n| 2 * n).collect();
         Spec::strided(s.dtype(), s.shape(), &strides).ok()
     };
-    let repeated: Change = |s, role| {
+    let repeated: Change = |o| {
+        let s = &o.spec;
         let mut strides = s.strides().to_vec();
         strides[0] = 0;
-        (!role.writes() && s.rank() > 1).then(|| Spec::strided(s.dtype(), s.shape(), &strides).ok())?
+        (!o.role.writes() && s.rank() > 1).then(|| Spec::strided(s.dtype(), s.shape(), &strides).ok())?
     };
     if op.operands().iter().any(|o| !o.spec.is_dense()) {
         return Vec::new();
     }
-    let odd = [transposed, second, repeated][(fnv1a(&op.to_string()) % 3) as usize];
+    let odd = [transposed, second, repeated][(fnv1a(op.to_string().as_bytes()) % 3) as usize];
     [gaps, odd].iter().filter_map(|change| rewrite(op, *change)).collect()
 }
 
 /// The operation with each operand's spec changed; `None` where nothing legal comes of it.
-fn rewrite(op: &Op, change: fn(&Spec, Role) -> Option<Spec>) -> Option<Op> {
+pub(crate) fn rewrite(op: &Op, change: impl Fn(&Operand) -> Option<Spec>) -> Option<Op> {
     let operands = op.operands();
     let text: Vec<String> = op
         .to_string()
         .split(' ')
         .map(|word| {
             let operand = word.split_once('=').and_then(|(key, _)| operands.iter().find(|o| o.name == key));
-            match operand.and_then(|o| Some((o.name, change(&o.spec, o.role)?))) {
+            match operand.and_then(|o| Some((o.name, change(o)?))) {
                 Some((name, spec)) => format!("{name}={spec}"),
                 None => word.to_string(),
             }
@@ -219,8 +223,9 @@ fn thin(ops: Vec<Op>, keep: usize) -> Vec<Op> {
     kept
 }
 
-fn fnv1a(text: &str) -> u64 {
-    text.bytes().fold(0xcbf2_9ce4_8422_2325, |h, b| (h ^ b as u64).wrapping_mul(0x100_0000_01b3))
+/// A hash that is the same on every machine and for all time.
+pub(crate) fn fnv1a(bytes: &[u8]) -> u64 {
+    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |h, &b| (h ^ b as u64).wrapping_mul(0x100_0000_01b3))
 }
 
 #[cfg(test)]

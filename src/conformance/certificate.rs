@@ -89,8 +89,8 @@ impl Report {
     }
 }
 
-/// For XML attributes, and for HTML.
-pub(crate) fn escape(text: &str) -> String {
+/// For XML attributes.
+fn escape(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for c in text.chars() {
         match c {

@@ -18,6 +18,8 @@ use std::{
 use serde::Serialize;
 
 pub use case::{Case, cases, dtypes, level};
+#[cfg(feature = "bench")]
+pub(crate) use case::{fnv1a, rewrite};
 pub use compare::Stats;
 pub use run::{Prepared, plans};
 

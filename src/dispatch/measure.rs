@@ -129,7 +129,8 @@ fn operands(device: &Device, op: &Op, lent: &[Lent]) -> Result<Vec<View>> {
 /// More elements than this repeat themselves in float and quantized operands: drawing each would take longer than measuring.
 const DRAWN: usize = 1 << 16;
 
-fn contents(op: &Op, operand: &Operand, rng: &mut Rng, bytes: &mut [u8]) -> Result<()> {
+/// Writes legal contents into an operand's memory; what lies in gaps is zero.
+pub(crate) fn contents(op: &Op, operand: &Operand, rng: &mut Rng, bytes: &mut [u8]) -> Result<()> {
     let spec = operand.spec;
     let (block, size) = spec.dtype().block();
     let tiled = DRAWN.next_multiple_of(block);

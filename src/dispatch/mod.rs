@@ -38,6 +38,8 @@ pub(crate) use self::{
     remember::default_directory,
     weight::{Source, Stored, missing},
 };
+#[cfg(feature = "bench")]
+pub(crate) use self::{measure::contents, weight::pack};
 use crate::{
     backend::View,
     error::{Error, Result},

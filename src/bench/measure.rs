@@ -1,0 +1,168 @@
+//! Timing all kernels that a device has for an operation, in turns, and checking what they compute.
+
+use std::time::{Duration, Instant};
+
+use super::{
+    Options,
+    check::check,
+    record::{Code, Conditions, Derived, Identity, Placement, Record, Samples, Where},
+};
+use crate::{
+    backend::View,
+    dispatch::{Device, Launch, contents, pack},
+    error::{Error, Result},
+    op::{Op, Operands, Rng, Role},
+};
+
+/// What a sample should last at least: the timer's own cost must not show.
+const SAMPLE: Duration = Duration::from_micros(300);
+const WARM_UP: usize = 2;
+const MOST_SAMPLES: usize = 60;
+
+/// A kernel with its operands: one list of arguments for each set of weights.
+struct Staged {
+    launch: Launch,
+    sets: Vec<Vec<View>>,
+    scratch: Option<View>,
+    samples: Vec<Duration>,
+    repeat: usize,
+}
+
+/// Measures the operation on one device: a record for each of its kernels. `Unsupported` where it has none.
+pub fn measure(device: &Device, op: &Op, options: &Options, code: &Code) -> Result<Vec<Record>> {
+    let plans = device.backend().plan(op)?;
+    let (operands, mut rng) = (op.operands(), Rng(options.seed));
+    let mut host = Vec::new();
+    for o in &operands {
+        let mut bytes = vec![0xff; o.spec.span()];
+        if o.role != Role::Out {
+            contents(op, o, &mut rng, &mut bytes)?;
+        }
+        host.push(bytes);
+    }
+    let weights: usize = operands.iter().filter(|o| o.role == Role::Weight).map(|o| o.spec.span()).sum();
+    // Reusing a weight within one launch makes where it comes from irrelevant: only thin products rotate.
+    let thin = op.cost().flops / 32 < op.cost().bytes;
+    let sets = if weights == 0 || !thin { 1 } else { (options.weights / weights).clamp(1, 16) };
+    let mut staged = Vec::new();
+    let mut shared: Vec<View> = Vec::new();
+    for bytes in &host {
+        shared.push(upload(device, bytes)?);
+    }
+    for plan in plans {
+        let launch = Launch::new(op, plan, device.token())?;
+        let args = stage(device, &launch, &operands, &host, &shared, sets)?;
+        let scratch = Some(launch.plan().scratch()).filter(|&n| n > 0);
+        let scratch = scratch.map(|n| Ok::<_, Error>(View::whole(device.backend().alloc(n)?))).transpose()?;
+        staged.push(Staged { launch, sets: args, scratch, samples: Vec::new(), repeat: 1 });
+    }
+    // The first check also warms up: caches, page tables, pipelines.
+    let mut verdicts = Vec::new();
+    for s in &mut staged {
+        for (i, o) in operands.iter().enumerate().filter(|(_, o)| o.role.writes()) {
+            device.backend().write(&s.sets[0][i].slice(0, o.spec.span())?, &host[i])?;
+        }
+        s.run(0, 1)?;
+        let mut after = Vec::new();
+        for (i, o) in operands.iter().enumerate() {
+            let mut bytes = vec![0; if o.role.writes() { o.spec.span() } else { 0 }];
+            device.backend().read(&s.sets[0][i].slice(0, bytes.len())?, &mut bytes)?;
+            after.push(o.role.writes().then_some(bytes));
+        }
+        verdicts.push(check(op, &host, &after)?);
+        for _ in 1..WARM_UP {
+            s.sample(device)?;
+        }
+        let single = s.sample(device)?;
+        s.repeat = (SAMPLE.as_nanos() / single.as_nanos().max(1)).clamp(1, 1024) as usize;
+    }
+    let start = Instant::now();
+    for round in 0..MOST_SAMPLES {
+        if round >= 3 && start.elapsed() > options.budget {
+            break;
+        }
+        for s in &mut staged {
+            let sample = s.sample(device)?;
+            s.samples.push(sample);
+        }
+    }
+    let results: Vec<Samples> = staged
+        .iter()
+        .map(|s| Samples::new(if device.info().threads > 0 { "host" } else { "device" }, WARM_UP, &s.samples))
+        .collect();
+    let fastest = (0..results.len()).min_by_key(|&i| results[i].median);
+    let place = Where::new(device.info(), device.peaks());
+    let records = staged.iter().zip(results).zip(verdicts).enumerate().map(|(i, ((s, samples), correctness))| {
+        let picked = Some(i) == fastest;
+        Record {
+            identity: Identity::new(op, options.suite.name(), options.seed),
+            code: Code {
+                kernel: s.launch.plan().name().into(),
+                picked_by: if picked { "measured" } else { "forced" }.into(),
+                ..code.clone()
+            },
+            device: place.clone(),
+            conditions: conditions(device, sets, sets * weights),
+            derived: Derived::new(op, samples.median.max(1) as f64 * 1e-9, &device.peaks()),
+            samples,
+            correctness,
+            placement: Placement { ran_on: device.info().id.clone(), fell_back: false },
+            peer: None,
+            repeat: format!("tesela bench --device '{}' --filter '{op}'", device.info().id),
+        }
+    });
+    Ok(records.collect())
+}
+
+impl Staged {
+    /// Launches with the sets of weights in turn, beginning with `first`.
+    fn run(&self, first: usize, count: usize) -> Result<()> {
+        (0..count).try_for_each(|i| self.launch.run(&self.sets[(first + i) % self.sets.len()], self.scratch.as_ref()))
+    }
+
+    /// Time per launch.
+    fn sample(&self, device: &Device) -> Result<Duration> {
+        let first = self.samples.len() * self.repeat;
+        let time = device.backend().time(&mut || self.run(first, self.repeat))?;
+        Ok(time / self.repeat as u32)
+    }
+}
+
+/// The arguments, once for each set: weights of their own, packed as the kernel wants them; everything else shared.
+fn stage(
+    device: &Device,
+    launch: &Launch,
+    operands: &Operands,
+    host: &[Vec<u8>],
+    shared: &[View],
+    sets: usize,
+) -> Result<Vec<Vec<View>>> {
+    let argument = |set: usize, i: usize| match launch.plan().packing(i) {
+        Some(_) => pack(device, launch, i, &operands[i].spec, &host[i]),
+        None if set > 0 && operands[i].role == Role::Weight => upload(device, &host[i]),
+        None => Ok(shared[i].clone()),
+    };
+    (0..sets).map(|set| (0..operands.len()).map(|i| argument(set, i)).collect()).collect()
+}
+
+fn upload(device: &Device, bytes: &[u8]) -> Result<View> {
+    let view = View::whole(device.backend().alloc(bytes.len())?);
+    device.backend().write(&view, bytes)?;
+    Ok(view)
+}
+
+fn conditions(device: &Device, weight_sets: usize, weights: usize) -> Conditions {
+    let read = |path: &str| std::fs::read_to_string(path).ok();
+    let load = read("/proc/loadavg").and_then(|s| s.split(' ').next()?.parse().ok());
+    let cache = read("/sys/devices/system/cpu/cpu0/cache/index3/size");
+    let cache = cache.and_then(|s| s.trim().strip_suffix('K')?.parse::<usize>().ok()).map_or(64 << 20, |k| k << 10);
+    Conditions {
+        cache: if weights > cache { "cold" } else { "warm" }.into(),
+        weight_sets,
+        threads: device.info().threads,
+        cgroup_quota: std::thread::available_parallelism().map_or(0, |n| n.get()),
+        load_average: load,
+        graph_replay: false,
+        clocks: None,
+    }
+}
