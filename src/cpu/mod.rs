@@ -23,7 +23,10 @@
 //! declared with `scratch` (`thread` picks a thread's part of it).
 
 mod attention;
+mod decode;
 mod elementwise;
+mod gather;
+mod grouped_matmul;
 #[allow(dead_code, reason = "for op files to come")]
 mod kernel;
 mod kv_append;
@@ -31,6 +34,7 @@ mod kv_append;
 mod larger;
 mod machine;
 mod norm;
+mod matmul;
 mod pool;
 mod product;
 mod rope;
@@ -95,6 +99,9 @@ impl Device {
 fn plans(device: &Arc<Device>, op: &Op) -> Result<Plans> {
     match op {
         Op::Attention(op) => attention::plan(device, op),
+        Op::Matmul(op) => matmul::plan(device, op),
+        Op::GroupedMatmul(op) => grouped_matmul::plan(device, op),
+        Op::Gather(op) => gather::plan(device, op),
         Op::Elementwise(op) => elementwise::plan(device, op),
         Op::KvAppend(op) => kv_append::plan(device, op),
         Op::Norm(op) => norm::plan(device, op),

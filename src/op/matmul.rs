@@ -9,7 +9,8 @@
 //!   same with strides `1, n`), `out` and `residual` `[.., m, n]`. Up to two leading dimensions; `w` may lack them or have
 //!   extent 1 there (broadcast).
 //! - Integer operands (`i8` by `i8` or `u8` by `i8`) accumulate in i32, wrapping: no rounding before the scales.
-//! - `w_scale` is `[n]` per channel, `[n/128, k/128]` (rounded up) per 128 x 128 block, or `[1]` per tensor.
+//! - `w_scale` is `[n]` per channel, `[n/128, k/128]` (rounded up) per 128 x 128 block (these scale the
+//!   products rather than the sum), or `[1]` per tensor.
 //! - `k = 0` gives zeros before bias and the rest. NaN and infinities propagate as in IEEE arithmetic of the sum.
 
 use super::*;
@@ -149,10 +150,12 @@ impl Semantics for Matmul {
             for (i, j) in (0..m).flat_map(|i| (0..n).map(move |j| (i, j))) {
                 let row = &x.data[(b * m + i) * k..][..k];
                 let w_scale_at = |p: usize| match w_scale {
-                    None => 1.0,
-                    Some(s) if s.data.len() == 1 => s.data[0],
-                    Some(s) if s.shape() == [n] => s.data[j],
-                    Some(s) => s.data[j / 128 * k.div_ceil(128) + p / 128],
+                    Some(s) if s.spec.rank() == 2 => s.data[j / 128 * k.div_ceil(128) + p / 128],
+                    _ => 1.0,
+                };
+                let channel = match w_scale {
+                    Some(s) if s.spec.rank() == 1 => s.data[if s.data.len() == 1 { 0 } else { j }],
+                    _ => 1.0,
                 };
                 let dot = |w: &Array| {
                     let column = &w.data[w_at + j * k..][..k];
@@ -165,9 +168,9 @@ impl Semantics for Matmul {
                 if self.out.dtype() == DType::I32 {
                     y = (y as i64 as i32) as f64; // wraps
                 }
-                let rows = x_scale.map_or(1.0, |s| s.data[i]);
-                y *= rows;
-                mag *= rows.abs();
+                let scales = x_scale.map_or(1.0, |s| s.data[i]);
+                y = y * scales * channel;
+                mag = mag * scales.abs() * channel.abs();
                 if let Some(bias) = bias {
                     y += bias.data[j];
                     mag += bias.data[j].abs();

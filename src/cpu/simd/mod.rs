@@ -4,7 +4,7 @@
 //! `simd!(isa, s => f(s, ..))`. A value of a type that implements [`Simd`] proves that the processor has the instructions, so
 //! their arithmetic is safe to call; what takes a pointer is unsafe. All of an algorithm must be inlined into the entered function, which
 //! alone is compiled with the instructions enabled: mark helpers `#[inline(always)]`, write no closures between them (a
-//! closure is a function of its own), and call [`Pool::run`](super::pool::Pool::run) outside, `simd!` inside its tasks.
+//! closure is a function of its own), or let it call [`Simd::outline`]; and call [`Pool::run`](super::pool::Pool::run) outside, `simd!` inside its tasks.
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
@@ -31,6 +31,9 @@ pub(crate) trait Simd: Copy + std::fmt::Debug + Send + Sync + 'static {
     type I: Copy;
     /// A yes or no per lane.
     type M: Copy;
+
+    /// Calls `f` as a function of its own, compiled with the instructions: for large bodies with several callers.
+    fn outline<R>(self, f: impl FnOnce() -> R) -> R;
 
     fn splat(self, x: f32) -> Self::F;
     fn splat_i(self, x: i32) -> Self::I;
@@ -75,6 +78,21 @@ pub(crate) trait Simd: Copy + std::fmt::Debug + Send + Sync + 'static {
     /// # Safety
     /// `p` is readable at each of the indices.
     unsafe fn gather(self, p: *const f32, index: Self::I) -> Self::F;
+
+    /// One half-precision number.
+    fn f16_to_f32(self, bits: u16) -> f32;
+    /// `to[j][i] = from[i][j]` of a square of LANES by LANES, rows the given number of elements apart.
+    /// # Safety
+    /// Both squares are there, and apart.
+    #[inline(always)]
+    unsafe fn transpose(self, from: *const f32, from_pitch: usize, to: *mut f32, to_pitch: usize) {
+        for j in 0..Self::LANES {
+            for i in 0..Self::LANES {
+                // SAFETY: the caller's promise.
+                unsafe { *to.add(j * to_pitch + i) = *from.add(i * from_pitch + j) };
+            }
+        }
+    }
 
     fn add(self, a: Self::F, b: Self::F) -> Self::F;
     fn sub(self, a: Self::F, b: Self::F) -> Self::F;

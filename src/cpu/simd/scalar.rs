@@ -26,6 +26,11 @@ impl Simd for Scalar {
     type I = [i32; N];
     type M = [bool; N];
 
+    #[inline(never)]
+    fn outline<R>(self, f: impl FnOnce() -> R) -> R {
+        f()
+    }
+
     #[inline(always)]
     fn splat(self, x: f32) -> [f32; N] {
         [x; N]
@@ -94,6 +99,10 @@ impl Simd for Scalar {
     unsafe fn gather(self, p: *const f32, index: [i32; N]) -> [f32; N] {
         // SAFETY: the caller's promise.
         map(index, |i| unsafe { p.offset(i as isize).read_unaligned() })
+    }
+    #[inline(always)]
+    fn f16_to_f32(self, bits: u16) -> f32 {
+        f16::from_bits(bits).to_f32_const()
     }
 
     #[inline(always)]

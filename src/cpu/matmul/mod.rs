@@ -1,0 +1,113 @@
+//! Matrix products: x, converted to f32 once, times panels of the weight, which are read as packed at load or decoded on the
+//! way; tasks are blocks of columns (and of rows, where columns are few), so that each panel is decoded once.
+//!
+//! ```text
+//! scratch: | x in f32: [blocks of k][rows][BLOCK] | per thread: panel [BLOCK][PANEL], sums [rows][COLUMNS], and those of `up` |
+//! ```
+//!
+//! Three kernels: `panel` reads weights packed in panels, for any number of rows; `plain` decodes panels from any weight; `rows`
+//! is for few rows, dot by dot. The first two add up in one order whatever the shape ([`tile`]): batch-invariant.
+
+mod epilogue;
+mod product;
+mod rows;
+mod tile;
+mod weight;
+
+use std::sync::Arc;
+
+pub(super) use self::{
+    epilogue::Epilogue,
+    product::{Job, Product, Way},
+    rows::ROWS,
+    tile::{PANEL, Sum},
+    weight::{Weight, pack, packing},
+};
+use super::{
+    Device,
+    kernel::{Args, Kernel},
+    pool::Pool,
+};
+use crate::{
+    backend::Plans,
+    dtype::DType,
+    error::Result,
+    op::{Features, Matmul},
+};
+
+pub(super) fn plan(device: &Arc<Device>, op: &Matmul) -> Result<Plans> {
+    let (_, m, _, _) = op.dims();
+    let mut plans = Plans::new();
+    if !has_block_scales(op) && [&op.w].into_iter().chain(&op.up).all(|w| packing(w).is_some()) {
+        plans.extend(kernel(device, op, Way::Panel)?);
+    }
+    if m <= ROWS && !is_integer(op) && op.determinism <= Way::Rows.determinism() {
+        plans.extend(kernel(device, op, Way::Rows)?);
+    }
+    plans.extend(kernel(device, op, Way::Plain)?);
+    Ok(plans)
+}
+
+/// True for sums in i32. Scales of blocks of k come before the sum, which is then one of f32.
+fn is_integer(op: &Matmul) -> bool {
+    matches!(op.x.dtype(), DType::I8 | DType::U8) && !has_block_scales(op)
+}
+
+fn has_block_scales(op: &Matmul) -> bool {
+    op.w_scale.is_some_and(|s| s.rank() == 2)
+}
+
+fn kernel(device: &Arc<Device>, op: &Matmul, way: Way) -> Result<Plans> {
+    let op = *op;
+    let (batch, m, n, k) = op.dims();
+    let product = Product::new(device.info.threads, way, (m, n, k), op.up.is_some());
+    let known = Features::STRIDED
+        | Features::BATCH
+        | Features::BROADCAST
+        | Features::BIAS
+        | Features::ACTIVATION
+        | Features::GATED
+        | Features::RESIDUAL
+        | Features::SCALE
+        | Features::SCALES;
+    let name = format_args!("matmul-{}-{}-{}", op.x.dtype(), op.w.dtype(), way.name());
+    let mut kernel = Kernel::new(device, op, name, known)?.scratch(product.scratch()).determinism(way.determinism());
+    if way == Way::Panel {
+        let isa = device.isa;
+        for (i, o) in op.operands().iter().enumerate().filter(|(_, o)| matches!(o.name, "w" | "up")) {
+            if let Some(packing) = packing(&o.spec) {
+                kernel =
+                    kernel.packing(i, packing, move |rows, plain, packed, pool| pack(isa, rows, plain, packed, pool));
+            }
+        }
+    }
+    let block_scales = has_block_scales(&op);
+    let integer = is_integer(&op);
+    kernel.plan(move |args: &Args, pool: &mut Pool| {
+        let w_scale = args.get("w_scale");
+        for b in 0..batch {
+            let weight = |name: &str| {
+                let tensor = args.get(name)?;
+                let dense = tensor.spec.dense();
+                let spec = if way == Way::Panel { &dense } else { tensor.spec };
+                let offset = Matmul::batch_offset(&op.out, spec, b);
+                let scales = w_scale.filter(|_| block_scales);
+                Some(Weight { tensor, offset, packed: way == Way::Panel, scales })
+            };
+            let Some(w) = weight("w") else { return };
+            let epilogue = Epilogue {
+                sum: if integer { Sum::Integer } else { Sum::Float },
+                x_scale: args.get("x_scale"),
+                w_scale: w_scale.filter(|_| !block_scales),
+                bias: args.get("bias"),
+                act: op.act,
+                scale: op.scale.get(),
+                row_scale: None,
+                residual: args.get("residual"),
+                out: args.of("out"),
+            };
+            let job = Job { x: args.of("x"), first: b * m, rows: m, w, up: weight("up"), epilogue };
+            product.run(args, pool, way, &job);
+        }
+    })
+}

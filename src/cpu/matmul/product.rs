@@ -1,0 +1,273 @@
+//! One matrix product, cut into tasks.
+
+use super::{
+    epilogue::{COLUMNS, Epilogue},
+    rows,
+    tile::{self, BLOCK, PANEL, Tile},
+    weight::Weight,
+};
+use crate::{
+    cpu::{
+        decode::decode_strided,
+        kernel::{Args, Tensor},
+        pool::Pool,
+        simd::{Element, Simd, element, simd},
+    },
+    op::Determinism,
+};
+
+/// How the weight is read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Way {
+    /// Packed in panels.
+    Panel,
+    /// Panels are decoded from any layout.
+    Plain,
+    /// Row by row, for few rows of x.
+    Rows,
+}
+
+impl Way {
+    /// The word in kernels' names.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Way::Panel => "panel",
+            Way::Plain => "plain",
+            Way::Rows => "rows",
+        }
+    }
+
+    /// What the order of its sums promises.
+    pub(crate) fn determinism(self) -> Determinism {
+        match self {
+            Way::Panel | Way::Plain => Determinism::BatchInvariant,
+            Way::Rows => Determinism::ThreadCount,
+        }
+    }
+}
+
+/// Sizes of the tasks and of scratch memory, for up to so many rows.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Product {
+    /// Blocks of k.
+    blocks: usize,
+    /// Rows of x that are in scratch memory at once.
+    chunk: usize,
+    /// Rows and columns of a task.
+    part: usize,
+    columns: usize,
+    threads: usize,
+    factors: usize,
+    /// Too small to be worth waking another thread.
+    small: bool,
+}
+
+/// A product's operands: rows `first .. first + rows` of x and of the output.
+pub(crate) struct Job<'a> {
+    pub(crate) x: Tensor<'a>,
+    pub(crate) first: usize,
+    pub(crate) rows: usize,
+    pub(crate) w: Weight<'a>,
+    pub(crate) up: Option<Weight<'a>>,
+    pub(crate) epilogue: Epilogue<'a>,
+}
+
+/// Bytes of x that should stay in the caches.
+const CHUNK_BYTES: usize = 8 << 20;
+const CHUNK_ROWS: usize = 512;
+/// A multiple of every strip's height.
+const STRIP: usize = 12;
+
+impl Product {
+    /// For up to `m` rows; `gated` products have two factors.
+    pub(crate) fn new(threads: usize, way: Way, (m, n, k): (usize, usize, usize), gated: bool) -> Product {
+        let blocks = k.div_ceil(BLOCK).max(1);
+        let chunk = (CHUNK_BYTES / (blocks * BLOCK * 4)).next_multiple_of(STRIP).min(CHUNK_ROWS).min(m).max(1);
+        let small = m.saturating_mul(n).saturating_mul(k) < 64 << 10;
+        // Enough tasks for every thread, columns first: each panel is then decoded once.
+        let panels = n.div_ceil(PANEL).max(1);
+        let columns = (panels / (3 * threads)).clamp(1, COLUMNS / PANEL) * PANEL;
+        let across = n.div_ceil(columns).max(1);
+        let parts = if small || way == Way::Rows { 1 } else { (2 * threads).div_ceil(across) };
+        let part = chunk.div_ceil(parts).next_multiple_of(STRIP).min(chunk.max(1));
+        Product { blocks, chunk, part, columns, threads, factors: 1 + usize::from(gated), small }
+    }
+
+    fn x_bytes(&self) -> usize {
+        self.blocks * self.chunk * BLOCK * 4
+    }
+
+    fn sums_bytes(&self) -> usize {
+        self.part * self.columns * 4
+    }
+
+    fn thread_bytes(&self) -> usize {
+        BLOCK * PANEL * 4 + self.factors * self.sums_bytes()
+    }
+
+    /// Bytes of scratch memory.
+    pub(crate) fn scratch(&self) -> usize {
+        self.x_bytes() + self.threads * self.thread_bytes()
+    }
+
+    /// Computes the product. `args` lends the scratch memory.
+    pub(crate) fn run(&self, args: &Args, pool: &mut Pool, way: Way, job: &Job) {
+        let n = job.w.n();
+        let across = n.div_ceil(self.columns);
+        for chunk in (0..job.rows).step_by(self.chunk) {
+            let rows = self.chunk.min(job.rows - chunk);
+            self.each(pool, rows.div_ceil(16), |task, _| {
+                for i in task * 16..rows.min(task * 16 + 16) {
+                    // SAFETY: row i has its own place in scratch memory.
+                    simd!(args.isa, s => unsafe { self.convert(s, way, job, chunk + i, args.scratch(), i) });
+                }
+            });
+            let parts = rows.div_ceil(self.part);
+            self.each(pool, across * parts, |task, thread| {
+                let (i, j) = (task % parts * self.part, task / parts * self.columns);
+                let (rows, columns) = (self.part.min(rows - i), self.columns.min(n - j));
+                // SAFETY: x was converted before, each thread has its own part of scratch memory, and each task its own
+                // part of the output.
+                unsafe {
+                    let own = args.scratch::<u8>().add(self.x_bytes() + thread * self.thread_bytes());
+                    let task = Task { job, x: args.scratch(), own, chunk, i, rows, j, columns };
+                    simd!(args.isa, s => match way {
+                        Way::Rows => self.dots(s, &task),
+                        Way::Panel | Way::Plain => self.tiles(s, &task),
+                    });
+                }
+            });
+        }
+    }
+
+    fn each(&self, pool: &mut Pool, tasks: usize, task: impl Fn(usize, usize) + Sync) {
+        if self.small { (0..tasks).for_each(|i| task(i, 0)) } else { pool.run(tasks, task) }
+    }
+
+    /// Elements between rows, and between blocks, of x in scratch memory.
+    fn pitches(&self, way: Way) -> (usize, usize) {
+        if way == Way::Rows { (self.blocks * BLOCK, BLOCK) } else { (BLOCK, self.chunk * BLOCK) }
+    }
+
+    /// Row `row` of the job to row `i` of scratch memory.
+    #[inline(always)]
+    unsafe fn convert<S: Simd>(&self, s: S, way: Way, job: &Job, row: usize, to: *mut f32, i: usize) {
+        let (x, k) = (job.x, job.x.spec.dim(0));
+        let (pitch, block) = self.pitches(way);
+        for (b, p) in (0..k).step_by(BLOCK).enumerate() {
+            // SAFETY: the row exists, and scratch memory has room for it.
+            unsafe {
+                let from = x.at::<u8>(job.first + row, p);
+                decode_strided(s, x.dtype(), from, x.spec.stride(0), to.add(i * pitch + b * block), BLOCK.min(k - p));
+            }
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn tiles<S: Simd>(&self, s: S, task: &Task) {
+        let (_, block) = self.pitches(Way::Plain);
+        for f in 0..self.factors {
+            let Some(w) = task.factor(f) else { continue };
+            // SAFETY: the task's rows and columns exist; buffers are sized for them.
+            unsafe {
+                let (panel, sums) = (task.own.cast::<f32>(), self.sums(task, f));
+                let k = w.k();
+                if k == 0 {
+                    sums.write_bytes(0, task.rows * self.columns);
+                }
+                for (b, p) in (0..k).step_by(BLOCK).enumerate() {
+                    let range = p..k.min(p + BLOCK);
+                    let tile = Tile {
+                        a: task.x.add(b * block + task.i * BLOCK),
+                        b: panel as *const f32,
+                        k: range.len(),
+                        c: sums,
+                        pitch: self.columns,
+                        first: p == 0,
+                        sum: task.job.epilogue.sum,
+                    };
+                    for j in (0..task.columns).step_by(PANEL) {
+                        let tile = Tile { c: tile.c.add(j), ..tile };
+                        let ready =
+                            element!(w.tensor.dtype(), T => ready::<S, T>(s, w, task.j + j, p, task.rows, tile));
+                        if ready != Some(true) {
+                            let range = range.clone();
+                            s.outline(
+                                #[inline(always)]
+                                || w.panel(s, task.j + j, range, panel),
+                            );
+                            tile::multiply(s, task.rows, tile);
+                        }
+                    }
+                }
+            }
+        }
+        // SAFETY: as above.
+        unsafe { self.finish(s, task) }
+    }
+
+    #[inline(always)]
+    unsafe fn dots<S: Simd>(&self, s: S, task: &Task) {
+        let (pitch, _) = self.pitches(Way::Rows);
+        for f in 0..self.factors {
+            let Some(w) = task.factor(f) else { continue };
+            // SAFETY: the task's rows and columns exist; buffers are sized for them.
+            unsafe {
+                let (columns, sums) = ((task.j, task.j + task.columns), self.sums(task, f));
+                rows::multiply(s, task.rows, (task.x, pitch), w, columns, (sums, self.columns));
+            }
+        }
+        // SAFETY: as above.
+        unsafe { self.finish(s, task) }
+    }
+
+    unsafe fn sums(&self, task: &Task, factor: usize) -> *mut f32 {
+        // SAFETY: inside the thread's part of scratch memory.
+        unsafe { task.own.add(BLOCK * PANEL * 4 + factor * self.sums_bytes()).cast() }
+    }
+
+    #[inline(always)]
+    unsafe fn finish<S: Simd>(&self, s: S, task: &Task) {
+        // SAFETY: as for the callers.
+        unsafe {
+            let (c, up) = (self.sums(task, 0), task.job.up.map(|_| self.sums(task, 1)));
+            for i in 0..task.rows {
+                let row = (task.job.first, task.chunk + task.i + i);
+                let up = up.map(|u| u.add(i * self.columns).cast_const());
+                let c = c.add(i * self.columns);
+                s.outline(
+                    #[inline(always)]
+                    || task.job.epilogue.finish(s, row, (task.j, task.columns), c, up),
+                );
+            }
+        }
+    }
+}
+
+/// Rows `chunk + i ..` and columns `j ..` of a job.
+struct Task<'a> {
+    job: &'a Job<'a>,
+    x: *const f32,
+    own: *mut u8,
+    chunk: usize,
+    i: usize,
+    rows: usize,
+    j: usize,
+    columns: usize,
+}
+
+impl<'a> Task<'a> {
+    fn factor(&self, f: usize) -> Option<&'a Weight<'a>> {
+        if f == 0 { Some(&self.job.w) } else { self.job.up.as_ref() }
+    }
+}
+
+/// Multiplies with a panel that lies in memory as the tile reads it; false where it does not.
+#[inline(always)]
+unsafe fn ready<S: Simd, T: Element>(s: S, w: &Weight, j: usize, k: usize, rows: usize, tile: Tile<f32>) -> bool {
+    let Some(b) = w.ready_panel::<T>(j, k) else { return false };
+    let Tile { a, k, c, pitch, first, sum, .. } = tile;
+    // SAFETY: the caller's tile, with another panel of the same extent.
+    unsafe { tile::multiply(s, rows, Tile { a, b, k, c, pitch, first, sum }) };
+    true
+}

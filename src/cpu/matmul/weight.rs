@@ -1,0 +1,155 @@
+//! A weight as the kernels read it: rows of any dtype and strides, or packed in panels.
+//!
+//! The packed form `panel32` of a float weight keeps its dtype and its size:
+//!
+//! ```text
+//! [panel of rows 0..32][panel of rows 32..64] .. [the last rows, fewer]
+//! panel: [k][width]     width = 32, or what is left in the last
+//! ```
+
+use std::{mem::MaybeUninit, ops::Range};
+
+use super::tile::{BLOCK, PANEL};
+use crate::{
+    backend::Packing,
+    cpu::{
+        decode::decode_strided,
+        kernel::Tensor,
+        pool::Pool,
+        simd::{Isa, Simd, row, simd},
+    },
+    layout::Spec,
+};
+
+/// One matrix `[n, k]` of a weight operand.
+#[derive(Clone, Copy)]
+pub(crate) struct Weight<'a> {
+    pub(crate) tensor: Tensor<'a>,
+    /// Element at which the matrix begins.
+    pub(crate) offset: usize,
+    pub(crate) packed: bool,
+    /// f32 scales per 128 x 128 block, multiplied in.
+    pub(crate) scales: Option<Tensor<'a>>,
+}
+
+impl<'a> Weight<'a> {
+    /// Rows.
+    pub(crate) fn n(&self) -> usize {
+        self.tensor.spec.dim(1)
+    }
+
+    /// Columns.
+    pub(crate) fn k(&self) -> usize {
+        self.tensor.spec.dim(0)
+    }
+
+    /// Element `e` of the operand's memory, which begins a block in a quantized type.
+    pub(super) fn element<T>(&self, e: usize) -> *const T {
+        let (elements, bytes) = self.tensor.dtype().block();
+        // SAFETY: callers name existing elements, or the end.
+        unsafe { self.tensor.pointer::<u8>().add((self.offset + e) / elements * bytes).cast() }
+    }
+
+    /// The panel that begins with row `j`, from its k-th element on, where it lies in memory as the tile reads it.
+    pub(super) fn ready_panel<T>(&self, j: usize, k: usize) -> Option<*const T> {
+        (self.packed && self.n() - j >= PANEL).then(|| self.element(j * self.k() + k * PANEL))
+    }
+
+    /// Elements `k` of row `j` as f32. The range begins at a multiple of BLOCK.
+    ///
+    /// # Safety
+    /// The row has these elements, is not packed, and `out` has room for them.
+    #[inline(always)]
+    pub(super) unsafe fn row<S: Simd>(&self, s: S, j: usize, k: Range<usize>, out: *mut f32) {
+        let spec = self.tensor.spec;
+        let from = self.element(j * spec.stride(1) + k.start * spec.stride(0));
+        // SAFETY: the caller's promise.
+        unsafe {
+            decode_strided(s, self.tensor.dtype(), from, spec.stride(0), out, k.len());
+            if let Some(scales) = self.scales {
+                for at in k.clone().step_by(128) {
+                    let scale = *scales.at::<f32>(j / 128, at / 128);
+                    (at..k.end.min(at + 128)).for_each(|p| *out.add(p - k.start) *= scale);
+                }
+            }
+        }
+    }
+
+    /// Rows `j .. j + 32` (zeros beyond the last), elements `k` of each, as a panel of f32.
+    ///
+    /// # Safety
+    /// The range exists and is at most BLOCK long; `out` has room for a panel of it.
+    #[inline(always)]
+    pub(super) unsafe fn panel<S: Simd>(&self, s: S, j: usize, k: Range<usize>, out: *mut f32) {
+        let (spec, dtype) = (self.tensor.spec, self.tensor.dtype());
+        let width = (self.n() - j).min(PANEL);
+        // SAFETY: rows j .. j + width exist, p stays inside k, columns inside the panel.
+        unsafe {
+            if width < PANEL {
+                out.write_bytes(0, k.len() * PANEL);
+            }
+            let across = !self.packed && dtype.is_float() && spec.stride(1) == 1 && self.scales.is_none();
+            if self.packed || across {
+                for p in k.clone() {
+                    let e = if across { j + p * spec.stride(0) } else { j * self.k() + p * width };
+                    row::read(s, dtype, self.element(e), 1, out.add((p - k.start) * PANEL), width);
+                }
+                return;
+            }
+            let mut rows = [const { MaybeUninit::<[f32; BLOCK]>::uninit() }; 16];
+            for column in (0..width).step_by(S::LANES) {
+                let some = S::LANES.min(width - column);
+                for (i, row) in rows.iter_mut().enumerate().take(some) {
+                    self.row(s, j + column + i, k.clone(), row.as_mut_ptr().cast());
+                }
+                let from = rows.as_ptr().cast::<f32>();
+                let mut p = 0;
+                if some == S::LANES {
+                    while p + S::LANES <= k.len() {
+                        s.transpose(from.add(p), BLOCK, out.add(p * PANEL + column), PANEL);
+                        p += S::LANES;
+                    }
+                }
+                while p < k.len() {
+                    (0..some).for_each(|i| *out.add(p * PANEL + column + i) = *from.add(i * BLOCK + p));
+                    p += 1;
+                }
+            }
+        }
+    }
+}
+
+/// The packed form of a weight, where it has one: floats, and panels that do not straddle matrices.
+pub(crate) fn packing(spec: &Spec) -> Option<Packing> {
+    let matrices = spec.rows() / spec.dim(1).max(1);
+    let fits = spec.dtype().is_float() && (matrices <= 1 || spec.dim(1).is_multiple_of(PANEL));
+    fits.then(|| Packing { name: "panel32", bytes: spec.bytes(), rows: PANEL })
+}
+
+/// Packs rows of a weight: [`Plan::pack`](crate::backend::Plan::pack).
+pub(crate) fn pack(isa: Isa, rows: Range<usize>, plain: Tensor, packed: Tensor, pool: &mut Pool) {
+    let (total, k) = (packed.spec.rows(), packed.spec.dim(0));
+    pool.run(rows.len().div_ceil(PANEL), |panel, _| {
+        let first = rows.start + panel * PANEL;
+        let width = PANEL.min(total - first);
+        let (from, to) = (plain.at::<u8>(first - rows.start, 0), packed.pointer::<u8>());
+        // SAFETY: the views are as long as stated, and panels are apart.
+        unsafe {
+            match packed.dtype().block().1 {
+                4 => simd!(isa, s => interleave(s, from.cast::<u32>(), to.cast::<u32>().add(first * k), width, k)),
+                _ => simd!(isa, s => interleave(s, from.cast::<u16>(), to.cast::<u16>().add(first * k), width, k)),
+            }
+        }
+    });
+}
+
+/// `[width][k]` to `[k][width]`.
+#[inline(always)]
+unsafe fn interleave<S: Simd, T: Copy>(_s: S, from: *const T, to: *mut T, width: usize, k: usize) {
+    for p in 0..k {
+        for i in 0..width {
+            // SAFETY: both hold width * k elements.
+            unsafe { *to.add(p * width + i) = *from.add(i * k + p) };
+        }
+    }
+}
