@@ -33,8 +33,8 @@ mod kv_append;
 #[cfg(all(test, feature = "conformance"))]
 mod larger;
 mod machine;
-mod norm;
 mod matmul;
+mod norm;
 mod pool;
 mod product;
 mod rope;
