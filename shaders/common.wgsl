@@ -202,6 +202,13 @@ fn erfc(z: f32) -> f32 {
     return select(y, 2.0 - y, z < 0.0);
 }
 
+#if cache
+// First element of a cache's row, counted through its pages.
+fn cache_row(slot: u32) -> u32 {
+    return slot / p.page * p.page_stride + slot % p.page * p.row_stride;
+}
+#end
+
 #if reduce
 var<workgroup> lanes: array<f32, WG>;
 

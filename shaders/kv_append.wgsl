@@ -17,7 +17,7 @@ fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) l
     if later > 0.0 || slot < 0 || u32(slot) >= p.capacity {
         return;
     }
-    let row = u32(slot) / p.page * p.page_stride + u32(slot) % p.page * p.row_stride;
+    let row = cache_row(u32(slot));
     for (var e = lane; e < p.heads * p.d; e += WG) {
         let head = e / p.d;
         let j = e % p.d;

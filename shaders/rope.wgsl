@@ -1,4 +1,4 @@
-// One thread per token, head and pair. Angles are exact: frequencies come as turns per position in units of 2^-64, so
+// One thread per token, head and pair (and, with a cache, per element that is not rotated but copied). Angles are exact: frequencies come as turns per position in units of 2^-64, so
 // that position times frequency, modulo whole turns, is an integer product modulo 2^64.
 
 fn high_product(a: u32, b: u32) -> u32 {
@@ -49,9 +49,29 @@ fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) l
     if i >= p.elements {
         return;
     }
-    let pair = i % p.pairs;
-    let head = i / p.pairs % p.heads;
-    let token = i / (p.pairs * p.heads);
+    let pair = i % p.parts;
+    let head = i / p.parts % p.heads;
+    let token = i / (p.parts * p.heads);
+    let row = token * p.x_t2 + head * p.x_t1;
+#if cache
+    let slot = load_slots(token * p.slots_t0);
+    var kept = slot >= 0 && u32(slot) < p.capacity;
+    // Of tokens that name the same slot the last one is kept.
+    for (var t = token + 1u; t < p.tokens && kept; t++) {
+        kept = load_slots(t * p.slots_t0) != slot;
+    }
+    var cached = 0u;
+    if kept {
+        cached = cache_row(u32(slot)) + head * p.cache_t1;
+    }
+    if pair >= p.pairs {
+        let j = pair + p.pairs;
+        if kept {
+            store_cache(cached + j * p.cache_t0, load_x(row + j * p.x_t0));
+        }
+        return;
+    }
+#end
     let position = load_positions(token * p.positions_t0);
     var frequency = vec2(table_words[2u * pair], table_words[2u * pair + 1u]);
     var amplitude = p.amplitude;
@@ -87,11 +107,17 @@ fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) l
         turn.y = -turn.y;
     }
     turn *= amplitude;
-    let row = token * p.x_t2 + head * p.x_t1;
-    let at_a = row + pair * p.step_pair * p.x_t0;
-    let at_b = at_a + p.step_other * p.x_t0;
-    let a = load_x(at_a);
-    let b = load_x(at_b);
-    store_x(at_a, a * turn.x - b * turn.y);
-    store_x(at_b, a * turn.y + b * turn.x);
+    let first = pair * p.step_pair;
+    let second = first + p.step_other;
+    let a = load_x(row + first * p.x_t0);
+    let b = load_x(row + second * p.x_t0);
+    let turned = vec2(a * turn.x - b * turn.y, a * turn.y + b * turn.x);
+    store_x(row + first * p.x_t0, turned.x);
+    store_x(row + second * p.x_t0, turned.y);
+#if cache
+    if kept {
+        store_cache(cached + first * p.cache_t0, turned.x);
+        store_cache(cached + second * p.cache_t0, turned.y);
+    }
+#end
 }

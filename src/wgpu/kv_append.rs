@@ -1,6 +1,7 @@
 use super::{Kernel, require_dtypes};
 use crate::{
     error::Result,
+    layout::Spec,
     op::{Features, KvAppend, Op},
 };
 
@@ -8,20 +9,19 @@ pub(super) fn kernel(op: &Op, o: &KvAppend) -> Result<Kernel> {
     op.require(Features::STRIDED | Features::PAGED | Features::BROADCAST | Features::DETERMINISM)?;
     require_dtypes(op)?;
     let mut kernel = Kernel::new(op, "kv_append", &[], 3);
-    // A contiguous cache is one page that holds all its rows.
-    let rows = o.cache.dim(2);
-    let pages = o.cache.dim(3);
     kernel.flag("reduce", true);
-    for (name, value) in [
-        ("heads", o.x.dim(1)),
-        ("d", o.x.dim(0)),
-        ("page", rows.max(1)),
-        ("capacity", pages * rows),
-        ("page_stride", if pages > 1 { o.cache.stride(3) } else { 0 }),
-        ("row_stride", if rows > 1 { o.cache.stride(2) } else { 0 }),
-    ] {
-        kernel.whole(name, value);
-    }
+    kernel.whole("heads", o.x.dim(1));
+    kernel.whole("d", o.x.dim(0));
+    rows(&mut kernel, &o.cache);
     kernel.groups = o.x.dim(2);
     Ok(kernel)
+}
+
+/// The parameters of `cache_row`. A contiguous cache is one page that holds all its rows.
+pub(super) fn rows(kernel: &mut Kernel, cache: &Spec) {
+    let (pages, page) = (cache.dim(3), cache.dim(2));
+    kernel.whole("capacity", pages * page);
+    kernel.whole("page", page.max(1));
+    kernel.whole("page_stride", if pages > 1 { cache.stride(3) } else { 0 });
+    kernel.whole("row_stride", if page > 1 { cache.stride(2) } else { 0 });
 }

@@ -1,19 +1,31 @@
-use super::{Kernel, require_dtypes};
+use super::{Kernel, kv_append, require_dtypes};
 use crate::{
     error::Result,
     op::{Features, Op, Rope, rope::RopeStyle},
 };
 
 pub(super) fn kernel(op: &Op, o: &Rope) -> Result<Kernel> {
-    op.require(Features::all() - Features::APPEND - Features::PAGED)?;
+    op.require(Features::all())?;
     require_dtypes(op)?;
     let mut kernel = Kernel::new(op, "rope", &[], 3);
     let pairs = o.rotated() / 2;
+    // With a cache, elements that are not rotated are copied, each by a thread of its own.
+    let parts = if o.cache.is_some() { o.x.dim(0) - pairs } else { pairs };
+    if let Some(cache) = &o.cache {
+        kv_append::rows(&mut kernel, cache);
+    }
     let (pair, other) = match o.style {
         RopeStyle::Adjacent => (2, 1),
         RopeStyle::Half => (1, pairs),
     };
-    for (name, value) in [("pairs", pairs), ("heads", o.x.dim(1)), ("step_pair", pair), ("step_other", other)] {
+    for (name, value) in [
+        ("pairs", pairs),
+        ("parts", parts),
+        ("tokens", o.x.dim(2)),
+        ("heads", o.x.dim(1)),
+        ("step_pair", pair),
+        ("step_other", other),
+    ] {
         kernel.whole(name, value);
     }
     kernel.real("amplitude", o.amplitude() as f32);
@@ -24,6 +36,7 @@ pub(super) fn kernel(op: &Op, o: &Rope) -> Result<Kernel> {
             [(turns >> 32) as u32, turns as u32]
         })
         .collect();
-    kernel.elements(o.x.dim(2) * o.x.dim(1) * pairs);
+    kernel.table.resize((2 * pairs).max(2), 0); // the shader binds it even where nothing is rotated
+    kernel.elements(o.x.dim(2) * o.x.dim(1) * parts);
     Ok(kernel)
 }
