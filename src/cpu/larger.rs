@@ -32,6 +32,13 @@ const LARGER: &[&str] = &[
     "softmax x=f32:3x100x333 out=f32:3x100x333 mask=f16:100x333 scale=0.125",
     "rope x=bf16:90x3x64 positions=i32:90 cache=q8_0:200x3x64 slots=i32:90 style=half",
     "kv_append x=f16:90x3x64 slots=i32:90 cache=bf16:50x4x3x64",
+    // several stretches of channels, rows of a state, blocks of tokens
+    "conv1d x=bf16:2x30x700 w=f32:700x4 out=bf16:2x30x700 bias=f32:700 state=f32:2x3x700 act=silu",
+    "ssm_scan x=f32:2x20x4x70 dt=f32:2x20x4 a=f32:4 b=f32:2x20x2x40 c=f32:2x20x2x40 out=f32:2x20x4x70 d=f32:4 \
+     dt_bias=f32:4 state=f32:2x4x70x40 softplus=true",
+    "selective_scan x=f32:2x20x150 dt=f32:2x20x150 a=f32:150x16 b=f32:2x20x16 c=f32:2x20x16 out=f32:2x20x150 d=f32:150 \
+     dt_bias=f32:150 z=f32:2x20x150 state=f32:2x150x16 softplus=true",
+    "linear_attention q=f32:2x75x3x40 k=f32:2x75x3x40 v=f32:2x75x3x24 omega=f32:40x50 out=f32:2x75x3x24 lengths=i32:2",
 ];
 
 fn device(isa: Isa, threads: usize) -> Cpu {
@@ -131,6 +138,12 @@ fn neighbours_do_not_change_bits() {
 #[ignore = "a measurement"]
 fn cpu_speed() {
     let cases = [
+        "conv1d x=f32:1x512x4096 w=f32:4096x4 out=f32:1x512x4096 bias=f32:4096 state=f32:1x3x4096 act=silu",
+        "ssm_scan x=f32:1x256x64x64 dt=f32:1x256x64 a=f32:64 b=f32:1x256x1x128 c=f32:1x256x1x128 out=f32:1x256x64x64 \
+         state=f32:1x64x64x128 softplus=true",
+        "selective_scan x=f32:1x256x4096 dt=f32:1x256x4096 a=f32:4096x16 b=f32:1x256x16 c=f32:1x256x16 \
+         out=f32:1x256x4096 state=f32:1x4096x16 softplus=true",
+        "linear_attention q=f32:1x512x12x64 k=f32:1x512x12x64 v=f32:1x512x12x64 omega=f32:64x32 out=f32:1x512x12x64",
         "norm x=f32:512x4096 out=f32:512x4096 weight=f32:4096",
         "norm x=bf16:512x4096 out=bf16:512x4096 weight=f32:4096 residual=bf16:512x4096 sum=bf16:512x4096",
         "softmax x=f32:512x4096 out=f32:512x4096",

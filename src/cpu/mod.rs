@@ -23,6 +23,7 @@
 //! declared with `scratch` (`thread` picks a thread's part of it).
 
 mod attention;
+mod conv1d;
 mod decode;
 mod elementwise;
 mod gather;
@@ -32,6 +33,7 @@ mod kernel;
 mod kv_append;
 #[cfg(all(test, feature = "conformance"))]
 mod larger;
+mod linear_attention;
 mod machine;
 mod matmul;
 mod norm;
@@ -40,8 +42,10 @@ mod product;
 mod rope;
 mod row;
 #[allow(dead_code, reason = "for op files to come")]
+mod selective_scan;
 mod simd;
 mod softmax;
+mod ssm_scan;
 
 use std::sync::{Arc, Mutex, MutexGuard};
 
@@ -102,10 +106,14 @@ fn plans(device: &Arc<Device>, op: &Op) -> Result<Plans> {
         Op::Matmul(op) => matmul::plan(device, op),
         Op::GroupedMatmul(op) => grouped_matmul::plan(device, op),
         Op::Gather(op) => gather::plan(device, op),
+        Op::Conv1d(op) => conv1d::plan(device, op),
         Op::Elementwise(op) => elementwise::plan(device, op),
         Op::KvAppend(op) => kv_append::plan(device, op),
+        Op::LinearAttention(op) => linear_attention::plan(device, op),
         Op::Norm(op) => norm::plan(device, op),
         Op::Rope(op) => rope::plan(device, op),
+        Op::SelectiveScan(op) => selective_scan::plan(device, op),
+        Op::SsmScan(op) => ssm_scan::plan(device, op),
         Op::Softmax(op) => softmax::plan(device, op),
         other => Err(Error::unsupported(other, format_args!("no CPU kernel for {}", other.name()))),
     }

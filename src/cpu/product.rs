@@ -26,6 +26,8 @@ pub(crate) struct Rows {
 pub(crate) enum Start {
     /// Nothing.
     Zero,
+    /// C.
+    Keep,
     /// C, column n times `factors[n]`.
     Columns(*const f32),
     /// C, row m times `factors[m]`.
@@ -101,6 +103,7 @@ unsafe fn block<S: Simd, const MR: usize, const NV: usize>(
                 let at = out.add(r * c.stride + v * S::LANES);
                 *sum = match start {
                     Start::Zero => s.zero(),
+                    Start::Keep => s.load(at),
                     Start::Columns(factors) => s.mul(s.load(at), s.load(factors.add(v * S::LANES))),
                     Start::RowFactors(factors) => s.mul(s.load(at), s.splat(*factors.add(i + r))),
                 };

@@ -38,6 +38,12 @@ impl Row {
         Row { pointer: tensor.at(row, column), dtype: tensor.dtype(), stride: tensor.spec.stride(0) }
     }
 
+    /// From element `column` of row `row` down: the same column of the rows that follow.
+    #[inline(always)]
+    pub(crate) fn down(tensor: &Tensor, row: usize, column: usize) -> Row {
+        Row { stride: tensor.spec.stride(1), ..Row::part(tensor, row, column) }
+    }
+
     /// The row that begins `offset` elements (whole blocks) into a tensor.
     ///
     /// # Safety

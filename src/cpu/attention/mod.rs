@@ -248,7 +248,7 @@ impl Work {
 }
 
 /// An element of a list of lengths or offsets, clamped; without the list, the most.
-fn length(list: Option<Tensor>, i: usize, most: usize) -> usize {
+pub(super) fn length(list: Option<Tensor>, i: usize, most: usize) -> usize {
     let Some(list) = list else { return most };
     // SAFETY: the list is i32, and i below its length.
     let n = unsafe { *list.pointer::<i32>().add(i * list.spec.stride(0)) };

@@ -4,11 +4,11 @@
 //! work across lanes. For each tile of keys, `S[key][row] = K Qᵀ`, then the weights in their place, then one of two products:
 //!
 //! ```text
-//! many rows:  Oᵀ[value][row] = Vᵀ P     vectors along the rows; K and V are read number by number, in place
+//! many rows:  Oᵀ[value][row] = Vᵀ P     vectors along the rows; K and V are read number by number, as they lie
 //! few rows:   O[row][value]  = Pᵀ V     vectors along d and dv; K Qᵀ by dot products
 //! ```
 //!
-//! Keys and values that are not f32 in place are decoded into buffers first, a tile at a time. Tiles begin at multiples of
+//! Keys and values are decoded into buffers first, a tile at a time. Tiles begin at multiples of
 //! [`KEYS`], wherever the rows' keys begin: what a row computes does not depend on its neighbours.
 
 use std::ops::Range;
@@ -273,17 +273,17 @@ impl Place {
         place
     }
 
-    /// The keys' rows of k or v as f32: in place where they lie so, else decoded into `buffer`. With `whole`, vectors may be read
-    /// that reach beyond a row of n.
+    /// The keys' rows of k or v as f32, decoded into `buffer`; for few rows, which read them once, in place where they lie so in
+    /// whole vectors. (Many rows read them often, and rows that are a power of two apart evict each other from the cache.)
     ///
     /// # Safety
     /// `buffer` holds `KEYS` padded rows.
     #[inline(always)]
-    unsafe fn read<S: Simd>(&self, s: S, t: &Tensor, n: usize, whole: bool, buffer: *mut f32) -> Rows {
+    unsafe fn read<S: Simd>(&self, s: S, t: &Tensor, n: usize, few: bool, buffer: *mut f32) -> Rows {
         let (outer, inner, head) = (t.spec.stride(3), t.spec.stride(2), self.kv_head * t.spec.stride(1));
         // SAFETY: the rows exist, but for those in no page.
         unsafe {
-            if !self.paged && (!whole || n.is_multiple_of(S::LANES)) {
+            if few && !self.paged && n.is_multiple_of(S::LANES) {
                 let (batch, first) = self.places[0];
                 let row = Row::at(t, batch as usize * outer + first as usize * inner + head);
                 if let Some(pointer) = row.direct() {
