@@ -189,7 +189,7 @@ impl Backend for Broken {
             self.0.drain()?;
         }
         self.0.inner.write(dst, src)?;
-        if matches!(self.0.fault, Fault::SloppyCopies) && src.len() % 4 != 0 {
+        if matches!(self.0.fault, Fault::SloppyCopies) && !src.len().is_multiple_of(4) {
             // rounds up to whole words
             let whole = View::whole(dst.buffer().clone());
             if let Ok(next) = whole.slice(dst.offset() + dst.len(), 4 - src.len() % 4) {
@@ -545,9 +545,7 @@ fn broken(fault: Fault) -> Broken {
 }
 
 fn options(filter: &str) -> Options {
-    let mut options = Options::default();
-    options.filter = Some(filter.to_string()).filter(|f| !f.is_empty());
-    options
+    Options { filter: Some(filter.to_string()).filter(|f| !f.is_empty()), ..Options::default() }
 }
 
 #[test]
