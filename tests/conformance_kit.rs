@@ -337,6 +337,8 @@ const FAULTS: &[(&str, &str, Fault)] = &[
     ("attention that ignores kv_len", "attention kv_len", Fault::Overlooks("kv_len")),
     ("attention without slopes", "attention alibi", Fault::Overlooks("alibi")),
     ("attention without its key mask", "attention key_mask", Fault::Overlooks("key_mask")),
+    ("a scan without softplus", "ssm_scan softplus", Fault::Overlooks("softplus")),
+    ("a scan without its direct path", "ssm_scan d=", Fault::Overlooks("d")),
     // inputs mistaken
     (
         "one key too many",
