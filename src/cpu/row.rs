@@ -1,9 +1,8 @@
 //! One row of a tensor, of any type and stride, copied to and from f32 in scratch memory: how kernels that go over a row more
 //! than once read and write it. The copy stays in the nearest cache.
 
-use half::f16;
-
 use super::{
+    decode::decode_strided,
     kernel::Tensor,
     simd::{Simd, row},
 };
@@ -70,12 +69,7 @@ impl Row {
     pub(crate) unsafe fn load<S: Simd>(self, s: S, n: usize, to: *mut f32) {
         // SAFETY: the caller's promises, handed on.
         unsafe {
-            match self.dtype {
-                DType::F32 | DType::F16 | DType::BF16 => row::read(s, self.dtype, self.pointer, self.stride, to, n),
-                DType::Q8_0 => load_q8_0(s, self.pointer, n, to),
-                DType::Q4_0 => load_q4_0(s, self.pointer, n, to),
-                _ => self.load_any(n, to),
-            }
+            decode_strided(s, self.dtype, self.pointer, self.stride, to, n);
             to.add(n).write_bytes(0, n.next_multiple_of(S::LANES) - n);
         }
     }
@@ -95,32 +89,12 @@ impl Row {
         }
     }
 
-    /// Elements or blocks side by side count as one piece for the codecs; spread ones are pieces of their own.
-    fn pieces(self, n: usize) -> (usize, usize) {
-        if self.stride == 1 { (n, 1) } else { (1, n) }
-    }
-
-    /// # Safety
-    /// As for `load`.
-    #[inline(never)]
-    unsafe fn load_any(self, n: usize, to: *mut f32) {
-        let (elements, pieces) = self.pieces(n);
-        let bytes = self.dtype.bytes(elements).unwrap_or(0);
-        for i in 0..pieces {
-            // SAFETY: inside the row, and inside `to`.
-            let (from, to) = unsafe {
-                let from = self.pointer.add(i * self.stride * bytes);
-                (std::slice::from_raw_parts(from, bytes), std::slice::from_raw_parts_mut(to.add(i), elements))
-            };
-            quant::decode(self.dtype, from, to).unwrap_or_else(|e| unreachable!("{e}"));
-        }
-    }
-
     /// # Safety
     /// As for `store`.
     #[inline(never)]
     unsafe fn store_any(self, n: usize, from: *const f32) {
-        let (elements, pieces) = self.pieces(n);
+        // Elements or blocks side by side are one piece for the codec; spread ones are pieces of their own.
+        let (elements, pieces) = if self.stride == 1 { (n, 1) } else { (1, n) };
         let bytes = self.dtype.bytes(elements).unwrap_or(0);
         for i in 0..pieces {
             // SAFETY: inside the row, and inside `from`.
@@ -129,43 +103,6 @@ impl Row {
                 (std::slice::from_raw_parts(from.add(i), elements), std::slice::from_raw_parts_mut(to, bytes))
             };
             quant::encode(self.dtype, from, to).unwrap_or_else(|e| unreachable!("{e}"));
-        }
-    }
-}
-
-/// # Safety
-/// As for `Row::load`.
-#[inline(always)]
-unsafe fn load_q8_0<S: Simd>(s: S, from: *const u8, n: usize, to: *mut f32) {
-    for block in 0..n / 32 {
-        // SAFETY: a block is an f16 scale and 32 codes; blocks are whole vectors.
-        unsafe {
-            let from = from.add(block * 34);
-            let d = s.splat(f16::from_le_bytes([*from, *from.add(1)]).to_f32());
-            for i in (0..32).step_by(S::LANES) {
-                let codes = s.float(s.load_i8(from.add(2 + i).cast()));
-                s.store(to.add(block * 32 + i), s.mul(codes, d));
-            }
-        }
-    }
-}
-
-/// # Safety
-/// As for `Row::load`.
-#[inline(always)]
-unsafe fn load_q4_0<S: Simd>(s: S, from: *const u8, n: usize, to: *mut f32) {
-    for block in 0..n / 32 {
-        // SAFETY: a block is an f16 scale and 16 bytes of two codes; half blocks are whole vectors.
-        unsafe {
-            let from = from.add(block * 18);
-            let d = s.splat(f16::from_le_bytes([*from, *from.add(1)]).to_f32());
-            for i in (0..16).step_by(S::LANES) {
-                let pair = s.load_u8(from.add(2 + i));
-                let low = s.sub_i(s.and(pair, s.splat_i(15)), s.splat_i(8));
-                let high = s.sub_i(s.shr::<4>(pair), s.splat_i(8));
-                s.store(to.add(block * 32 + i), s.mul(s.float(low), d));
-                s.store(to.add(block * 32 + 16 + i), s.mul(s.float(high), d));
-            }
         }
     }
 }
