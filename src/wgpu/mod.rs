@@ -14,6 +14,7 @@ mod plan;
 mod queue;
 mod reduce;
 mod rope;
+mod sample;
 mod shader;
 mod softmax;
 #[cfg(test)]
@@ -148,6 +149,7 @@ impl Backend for Wgpu {
             Op::Gather(o) => gather::kernel(op, o)?,
             Op::Convert(o) => convert::kernel(op, o)?,
             Op::Reduce(o) => reduce::kernel(op, o)?,
+            Op::Sample(o) => sample::kernel(op, o)?,
             Op::TopK(o) => top_k::kernel(op, o)?,
             _ => return Err(Error::unsupported(op, "no shader is written for this operation yet")),
         };
