@@ -79,6 +79,10 @@ impl Backend for Reference {
         Ok(())
     }
 
+    fn adopt(&self, bytes: Arc<dyn AsRef<[u8]> + Send + Sync>) -> Option<Buffer> {
+        Some(HostBuffer::adopt(bytes, self.0.token))
+    }
+
     fn memory(&self) -> Memory {
         self.0.account.memory()
     }
