@@ -1,4 +1,4 @@
-//! Tensor kernels for language models on whatever a machine has.
+#![doc = include_str!("../README.md")]
 
 pub mod backend;
 #[cfg(feature = "bench")]
