@@ -28,6 +28,8 @@ mod decode;
 mod elementwise;
 mod gather;
 mod grouped_matmul;
+mod convert;
+mod encode;
 #[allow(dead_code, reason = "for op files to come")]
 mod kernel;
 mod kv_append;
@@ -107,6 +109,7 @@ fn plans(device: &Arc<Device>, op: &Op) -> Result<Plans> {
         Op::GroupedMatmul(op) => grouped_matmul::plan(device, op),
         Op::Gather(op) => gather::plan(device, op),
         Op::Conv1d(op) => conv1d::plan(device, op),
+        Op::Convert(op) => convert::plan(device, op),
         Op::Elementwise(op) => elementwise::plan(device, op),
         Op::KvAppend(op) => kv_append::plan(device, op),
         Op::LinearAttention(op) => linear_attention::plan(device, op),
