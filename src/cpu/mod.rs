@@ -43,6 +43,7 @@ mod pool;
 mod product;
 mod rope;
 mod row;
+mod reduce;
 #[allow(dead_code, reason = "for op files to come")]
 mod selective_scan;
 mod simd;
@@ -118,6 +119,7 @@ fn plans(device: &Arc<Device>, op: &Op) -> Result<Plans> {
         Op::SelectiveScan(op) => selective_scan::plan(device, op),
         Op::SsmScan(op) => ssm_scan::plan(device, op),
         Op::Softmax(op) => softmax::plan(device, op),
+        Op::Reduce(op) => reduce::plan(device, op),
         other => Err(Error::unsupported(other, format_args!("no CPU kernel for {}", other.name()))),
     }
 }
