@@ -44,11 +44,13 @@ mod product;
 mod rope;
 mod row;
 mod reduce;
+mod sample;
 #[allow(dead_code, reason = "for op files to come")]
 mod selective_scan;
 mod simd;
 mod softmax;
 mod ssm_scan;
+mod top_k;
 
 use std::sync::{Arc, Mutex, MutexGuard};
 
@@ -120,6 +122,8 @@ fn plans(device: &Arc<Device>, op: &Op) -> Result<Plans> {
         Op::SsmScan(op) => ssm_scan::plan(device, op),
         Op::Softmax(op) => softmax::plan(device, op),
         Op::Reduce(op) => reduce::plan(device, op),
+        Op::TopK(op) => top_k::plan(device, op),
+        Op::Sample(op) => sample::plan(device, op),
         other => Err(Error::unsupported(other, format_args!("no CPU kernel for {}", other.name()))),
     }
 }

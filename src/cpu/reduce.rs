@@ -17,7 +17,7 @@ use crate::{
 };
 
 /// Elements of a buffer.
-const STRETCH: usize = 512;
+pub(super) const STRETCH: usize = 512;
 /// Elements of a task, and of a part of a row.
 const PART: usize = 1 << 14;
 
@@ -163,17 +163,14 @@ impl Run<'_> {
     unsafe fn reduce<S: Simd>(&self, s: S, columns: std::ops::Range<usize>) -> Partial {
         let mut all = Partial::EMPTY;
         let (mut values, mut places) = ([0f32; STRETCH], [0u16; STRETCH]);
-        let direct = self.x.dtype() == DType::F32 && self.x.spec.stride(0) == 1;
         let mut at = columns.start;
         while at < columns.end {
             let mut n = STRETCH.min(columns.end - at);
             // SAFETY: the caller's promise; stretches fit the buffers.
             unsafe {
-                let mut from: *const f32 = self.x.at(self.row, at);
-                if !direct || self.mask.is_some() {
-                    let stride = self.x.spec.stride(0);
-                    row::read(s, self.x.dtype(), self.x.at(self.row, at), stride, values.as_mut_ptr(), n);
-                    from = values.as_ptr();
+                let mut from = numbers(s, &self.x, (self.row, at, n), &mut values);
+                if self.mask.is_some() && from != values.as_ptr() {
+                    std::ptr::copy_nonoverlapping(from, values.as_mut_ptr(), n);
                 }
                 if let Some(mask) = &self.mask {
                     n = compact(mask, (self.row, at, n), &mut values, &mut places);
@@ -192,6 +189,26 @@ impl Run<'_> {
         }
         all
     }
+}
+
+/// Where the columns `at .. at + n` of a row are f32 side by side: in place, or read into the buffer.
+///
+/// # Safety
+/// The columns exist; n is at most [`STRETCH`].
+#[inline(always)]
+pub(super) unsafe fn numbers<S: Simd>(
+    s: S,
+    x: &Tensor,
+    (row, at, n): (usize, usize, usize),
+    buffer: &mut [f32; STRETCH],
+) -> *const f32 {
+    let (from, stride) = (x.at::<u8>(row, at), x.spec.stride(0));
+    if x.dtype() == DType::F32 && stride == 1 {
+        return from.cast();
+    }
+    // SAFETY: the caller's promise.
+    unsafe { row::read(s, x.dtype(), from, stride, buffer.as_mut_ptr(), n) };
+    buffer.as_ptr()
 }
 
 /// Moves what the mask shows to the front, and notes where it was; gives its number.
