@@ -8,10 +8,11 @@ use arrayvec::ArrayVec;
 
 use super::{
     Device,
+    decode::decode_strided,
     encode::encode,
     kernel::{Args, Kernel},
     pool::Pool,
-    simd::{Simd, row, simd},
+    simd::{Simd, simd},
 };
 use crate::{
     backend::Plans,
@@ -19,7 +20,6 @@ use crate::{
     error::Result,
     layout::MAX_RANK,
     op::{Convert, Determinism, Features},
-    quant,
 };
 
 /// Elements of a task, in a row.
@@ -179,13 +179,13 @@ impl Tile {
                     continue;
                 }
                 if to == DType::F32 && self.j.out == 1 {
-                    decode(s, from, x, self.j.x, out.cast(), self.j.n);
+                    decode_strided(s, from, x, self.j.x, out.cast(), self.j.n);
                     continue;
                 }
                 let mut j = 0;
                 while j < self.j.n {
                     let n = STRETCH.min(self.j.n - j);
-                    decode(s, from, at(x, from, j * self.j.x), self.j.x, buffer.as_mut_ptr(), n);
+                    decode_strided(s, from, at(x, from, j * self.j.x), self.j.x, buffer.as_mut_ptr(), n);
                     encode(s, to, buffer.as_ptr(), at(out, to, j * self.j.out), self.j.out, n);
                     j += n;
                 }
@@ -205,7 +205,7 @@ impl Tile {
             unsafe {
                 for c in 0..n {
                     let x = at(self.x, from, (j + c) * self.j.x);
-                    decode(s, from, x, self.i.x, columns.as_mut_ptr().add(c * PITCH), self.i.n);
+                    decode_strided(s, from, x, self.i.x, columns.as_mut_ptr().add(c * PITCH), self.i.n);
                 }
                 for i in 0..self.i.n {
                     for (c, v) in line.iter_mut().enumerate().take(n) {
@@ -216,27 +216,6 @@ impl Tile {
                 }
             }
             j += n;
-        }
-    }
-}
-
-/// Decodes `n` elements (whole blocks of a quantized type) that lie `stride` apart; 1 for quantized types.
-///
-/// # Safety
-/// The elements at `from` are readable, `out` is writable for `n`, and the two do not overlap.
-#[inline(always)]
-unsafe fn decode<S: Simd>(s: S, dtype: DType, from: *const u8, stride: usize, out: *mut f32, n: usize) {
-    // SAFETY: the caller's promise; spread elements are pieces of their own.
-    unsafe {
-        if dtype.is_float() {
-            return row::read(s, dtype, from, stride, out, n);
-        }
-        let (elements, pieces) = if stride == 1 { (n, 1) } else { (1, n) };
-        let bytes = dtype.bytes(elements).unwrap_or(0);
-        for i in 0..pieces {
-            let from = std::slice::from_raw_parts(from.add(i * stride * bytes), bytes);
-            let out = std::slice::from_raw_parts_mut(out.add(i), elements);
-            quant::decode(dtype, from, out).unwrap_or_else(|e| unreachable!("{e}"));
         }
     }
 }

@@ -24,12 +24,14 @@
 
 mod attention;
 mod conv1d;
+mod chain;
+mod conv;
+mod convert;
 mod decode;
 mod elementwise;
+mod encode;
 mod gather;
 mod grouped_matmul;
-mod convert;
-mod encode;
 #[allow(dead_code, reason = "for op files to come")]
 mod kernel;
 mod kv_append;
@@ -41,10 +43,12 @@ mod matmul;
 mod norm;
 mod pool;
 mod product;
+mod reduce;
 mod rope;
 mod row;
-mod reduce;
 mod sample;
+mod scatter;
+mod segment;
 #[allow(dead_code, reason = "for op files to come")]
 mod selective_scan;
 mod simd;
@@ -112,6 +116,7 @@ fn plans(device: &Arc<Device>, op: &Op) -> Result<Plans> {
         Op::GroupedMatmul(op) => grouped_matmul::plan(device, op),
         Op::Gather(op) => gather::plan(device, op),
         Op::Conv1d(op) => conv1d::plan(device, op),
+        Op::Conv(op) => conv::plan(device, op),
         Op::Convert(op) => convert::plan(device, op),
         Op::Elementwise(op) => elementwise::plan(device, op),
         Op::KvAppend(op) => kv_append::plan(device, op),
@@ -124,6 +129,8 @@ fn plans(device: &Arc<Device>, op: &Op) -> Result<Plans> {
         Op::Reduce(op) => reduce::plan(device, op),
         Op::TopK(op) => top_k::plan(device, op),
         Op::Sample(op) => sample::plan(device, op),
+        Op::Scatter(op) => scatter::plan(device, op),
+        Op::Segment(op) => segment::plan(device, op),
         other => Err(Error::unsupported(other, format_args!("no CPU kernel for {}", other.name()))),
     }
 }

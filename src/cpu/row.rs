@@ -1,12 +1,17 @@
 //! One row of a tensor, of any type and stride, copied to and from f32 in scratch memory: how kernels that go over a row more
 //! than once read and write it. The copy stays in the nearest cache.
 
+<<<<<<< HEAD
 use super::{
     decode::decode_strided,
     kernel::Tensor,
     simd::{Simd, row},
 };
 use crate::{dtype::DType, quant};
+=======
+use super::{decode::decode_strided, encode::encode, kernel::Tensor, simd::Simd};
+use crate::dtype::DType;
+>>>>>>> ec2daa7 (CPU: scatter, segment and convolution; one encoder and one decoder of rows)
 
 /// The widest vector in lanes: f32 buffers are padded to a multiple of it.
 pub(crate) const PAD: usize = 16;
@@ -81,6 +86,7 @@ impl Row {
     #[inline(always)]
     pub(crate) unsafe fn store<S: Simd>(self, s: S, n: usize, from: *const f32) {
         // SAFETY: the caller's promises, handed on.
+<<<<<<< HEAD
         unsafe {
             match self.dtype {
                 DType::F32 | DType::F16 | DType::BF16 => row::write(s, self.dtype, from, self.pointer, self.stride, n),
@@ -104,5 +110,8 @@ impl Row {
             };
             quant::encode(self.dtype, from, to).unwrap_or_else(|e| unreachable!("{e}"));
         }
+=======
+        unsafe { encode(s, self.dtype, from, self.pointer, self.stride, n) }
+>>>>>>> ec2daa7 (CPU: scatter, segment and convolution; one encoder and one decoder of rows)
     }
 }

@@ -2,6 +2,7 @@
 //! range reductions follow Cody and Waite. Errors in units in the last place, measured by the test below over all magnitudes.
 
 use super::Simd;
+use crate::op::Activation;
 
 const LN2_HIGH: f32 = 0.693_359_4; // 10 bits: its product with a small integer is exact
 const LN2_LOW: f32 = -2.121_944_4e-4;
@@ -16,6 +17,18 @@ fn horner<S: Simd>(s: S, x: S::F, c: &[f32]) -> S::F {
         y = s.fma(y, x, s.splat(c[i]));
     }
     y
+}
+
+/// An activation.
+#[inline(always)]
+pub(crate) fn activation<S: Simd>(s: S, act: Activation, x: S::F) -> S::F {
+    match act {
+        Activation::None => x,
+        Activation::Silu => silu(s, x),
+        Activation::GeluTanh => gelu_tanh(s, x),
+        Activation::GeluErf => gelu_erf(s, x),
+        Activation::Relu => s.max(s.zero(), x), // keeps NaN
+    }
 }
 
 /// e^x, within 2 ulp; subnormal results too. NaN stays NaN.
@@ -199,7 +212,7 @@ mod tests {
     use super::*;
     use crate::{
         cpu::simd::{Isa, simd},
-        op::{Activation, math as exact},
+        op::math as exact,
     };
 
     /// The largest error in units in the last place over a stride through all f32 in `range`, whose wanted result is normal.
