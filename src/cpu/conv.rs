@@ -231,7 +231,7 @@ impl Part<'_> {
             }
             for i in (0..self.positions).step_by(S::LANES) {
                 let v = s.add(s.load(sums.add(i)), s.splat(shift));
-                s.store(sums.add(i), math::activation(s, self.op.act, v));
+                s.store(sums.add(i), math::activate(s, self.op.act, v));
             }
             let base = self.batch * out.spec.strides()[0] + channel * out.spec.strides()[1];
             for (done, [a, b, c], n) in self.runs() {

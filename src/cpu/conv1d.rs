@@ -12,7 +12,7 @@ use super::{
 use crate::{
     backend::Plans,
     error::Result,
-    op::{Activation, Conv1d, Determinism, Features},
+    op::{Conv1d, Determinism, Features},
 };
 
 /// Channels of a task.
@@ -68,7 +68,7 @@ unsafe fn convolve<S: Simd>(s: S, op: &Conv1d, args: &Args, (batch, first): (usi
                     let row = ring.add((time + i) % taps * WIDE);
                     sum = s.fma(s.load(weights.add(i * WIDE + c)), s.load(row.add(c)), sum);
                 }
-                s.store(y.add(c), activate(s, op.act, sum));
+                s.store(y.add(c), math::activate(s, op.act, sum));
             }
             Row::part(&out, batch * t + time, first).store(s, n, y);
         }
@@ -77,16 +77,5 @@ unsafe fn convolve<S: Simd>(s: S, op: &Conv1d, args: &Args, (batch, first): (usi
                 Row::part(state, batch * (taps - 1) + i, first).store(s, n, ring.add((t + i) % taps * WIDE));
             }
         }
-    }
-}
-
-#[inline(always)]
-fn activate<S: Simd>(s: S, act: Activation, x: S::F) -> S::F {
-    match act {
-        Activation::None => x,
-        Activation::Silu => math::silu(s, x),
-        Activation::GeluTanh => math::gelu_tanh(s, x),
-        Activation::GeluErf => math::gelu_erf(s, x),
-        Activation::Relu => s.max(s.zero(), x),
     }
 }

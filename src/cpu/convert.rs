@@ -55,8 +55,9 @@ pub(super) fn plan(device: &Arc<Device>, op: &Convert) -> Result<Plans> {
                 rest /= a.n;
             }
             let tile = Tile {
-                // SAFETY: both lie inside the operands, at the beginning of a block.
+                // SAFETY: it lies inside the operand, at the beginning of a block.
                 x: unsafe { at(x.pointer(), if from == to { unit } else { from }, at_x) },
+                // SAFETY: as above.
                 out: unsafe { at(out.pointer(), if from == to { unit } else { to }, at_out) },
                 i: Axis { n: rows.min(i.n - i0), ..i },
                 j: Axis { n: columns.min(j.n - j0), ..j },

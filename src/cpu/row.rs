@@ -1,17 +1,8 @@
 //! One row of a tensor, of any type and stride, copied to and from f32 in scratch memory: how kernels that go over a row more
 //! than once read and write it. The copy stays in the nearest cache.
 
-<<<<<<< HEAD
-use super::{
-    decode::decode_strided,
-    kernel::Tensor,
-    simd::{Simd, row},
-};
-use crate::{dtype::DType, quant};
-=======
 use super::{decode::decode_strided, encode::encode, kernel::Tensor, simd::Simd};
 use crate::dtype::DType;
->>>>>>> ec2daa7 (CPU: scatter, segment and convolution; one encoder and one decoder of rows)
 
 /// The widest vector in lanes: f32 buffers are padded to a multiple of it.
 pub(crate) const PAD: usize = 16;
@@ -86,32 +77,6 @@ impl Row {
     #[inline(always)]
     pub(crate) unsafe fn store<S: Simd>(self, s: S, n: usize, from: *const f32) {
         // SAFETY: the caller's promises, handed on.
-<<<<<<< HEAD
-        unsafe {
-            match self.dtype {
-                DType::F32 | DType::F16 | DType::BF16 => row::write(s, self.dtype, from, self.pointer, self.stride, n),
-                _ => self.store_any(n, from),
-            }
-        }
-    }
-
-    /// # Safety
-    /// As for `store`.
-    #[inline(never)]
-    unsafe fn store_any(self, n: usize, from: *const f32) {
-        // Elements or blocks side by side are one piece for the codec; spread ones are pieces of their own.
-        let (elements, pieces) = if self.stride == 1 { (n, 1) } else { (1, n) };
-        let bytes = self.dtype.bytes(elements).unwrap_or(0);
-        for i in 0..pieces {
-            // SAFETY: inside the row, and inside `from`.
-            let (from, to) = unsafe {
-                let to = self.pointer.add(i * self.stride * bytes);
-                (std::slice::from_raw_parts(from.add(i), elements), std::slice::from_raw_parts_mut(to, bytes))
-            };
-            quant::encode(self.dtype, from, to).unwrap_or_else(|e| unreachable!("{e}"));
-        }
-=======
         unsafe { encode(s, self.dtype, from, self.pointer, self.stride, n) }
->>>>>>> ec2daa7 (CPU: scatter, segment and convolution; one encoder and one decoder of rows)
     }
 }

@@ -19,9 +19,9 @@ fn horner<S: Simd>(s: S, x: S::F, c: &[f32]) -> S::F {
     y
 }
 
-/// An activation.
+/// An activation function.
 #[inline(always)]
-pub(crate) fn activation<S: Simd>(s: S, act: Activation, x: S::F) -> S::F {
+pub(crate) fn activate<S: Simd>(s: S, act: Activation, x: S::F) -> S::F {
     match act {
         Activation::None => x,
         Activation::Silu => silu(s, x),
