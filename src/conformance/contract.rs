@@ -2,10 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use super::{
-    Case, Options, Outcome, Verdict, guarded, plans,
-    run::{Outputs, Prepared},
-};
+use super::{Case, Options, Outcome, Verdict, guarded, plans, run::Prepared};
 use crate::{
     backend::{Backend, Plan, View},
     dispatch::Launch,
@@ -361,7 +358,7 @@ fn batch_invariance(device: &dyn Backend) -> Answer {
         let (Ok(whole_plans), Ok(part_plans)) = (plans(device, &whole.op)?, plans(device, &part.op)?) else { continue };
         let whole = Prepared::new(&whole)?;
         let part = Prepared::new(&part)?.with_inputs_of(&whole);
-        let rows = |prepared: &Prepared, plan| -> Result<Result<Outputs, String>> {
+        let rows = |prepared: &Prepared, plan| -> Result<Result<Vec<(usize, Vec<u8>)>, String>> {
             let stage = prepared.place(device, plan)?;
             stage.launch()?;
             prepared.outputs(device, &stage)

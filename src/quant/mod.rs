@@ -4,6 +4,7 @@
 //! range of f16 encode to a scale of infinity, as in GGUF's reference encoder.
 
 mod f8;
+mod fit;
 
 use half::{bf16, f16};
 
@@ -150,6 +151,32 @@ fn each_block_mut<const BYTES: usize, const ELEMENTS: usize>(
     }
 }
 
+/// The low nibbles, then the high ones.
+fn nibbles(packed: &[u8; 16]) -> [u8; 32] {
+    std::array::from_fn(|i| packed[i % 16] >> (i / 16 * 4) & 15)
+}
+
+/// The inverse of [`nibbles`]; bits above the fourth are dropped.
+fn pack_nibbles(q: &[u8; 32]) -> [u8; 16] {
+    std::array::from_fn(|i| q[i] & 15 | q[i + 16] << 4)
+}
+
+/// Bits 2 p and 2 p + 1 of byte 32 h + i as element 128 h + 32 p + i.
+fn pairs(packed: &[u8]) -> [u8; 256] {
+    std::array::from_fn(|i| packed[i / 128 * 32 + i % 32] >> (i / 32 % 4 * 2) & 3)
+}
+
+/// The inverse of [`pairs`]; bits above the second are dropped.
+fn pack_pairs(q: &[u8; 256]) -> [u8; 64] {
+    std::array::from_fn(|i| (0..4).fold(0, |byte, p| byte | (q[i / 32 * 128 + 32 * p + i % 32] & 3) << (2 * p)))
+}
+
+/// The smallest and the largest element; `None` where one is not finite.
+fn range(x: &[f32]) -> Option<(f32, f32)> {
+    largest(x)?;
+    Some(x.iter().fold((f32::MAX, f32::MIN), |(low, high), &v| (low.min(v), high.max(v))))
+}
+
 /// The element of the largest magnitude, the first of equals; `None` where one is not finite.
 fn largest(x: &[f32]) -> Option<f32> {
     x.iter().try_fold(0f32, |most, &v| v.is_finite().then_some(if v.abs() > most.abs() { v } else { most }))
@@ -168,9 +195,9 @@ fn round(x: f32) -> i32 {
     whole.saturating_add((rest >= 0.5) as i32 - (rest <= -0.5) as i32)
 }
 
-/// The nearest whole number of one far below 2^51, in two additions.
-fn nearest(x: f64) -> f64 {
-    const ONES: f64 = 1.5 * (1u64 << 52) as f64; // here an f64's last bit counts ones
+/// The nearest whole number of one below 2^22, in two additions.
+fn nearest(x: f32) -> f32 {
+    const ONES: f32 = 1.5 * (1 << 23) as f32; // here an f32's last bit counts ones
     x + ONES - ONES
 }
 

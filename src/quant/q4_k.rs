@@ -11,13 +11,13 @@
 //!      byte 8 + j: m[j+4]3 ... m[j+4]0 s[j+4]3 ... s[j+4]0
 //! ```
 //!
-//! `x = d s nibble - dmin m`, in this order of rounding: `(d s) nibble - (dmin m)`. The encoder is a search of our own:
-//! per group the best of 21 grids by least squares, heavier where magnitudes are large. A block with a NaN or an
-//! infinity gets the scale NaN, so that all of it decodes to NaN.
+//! `x = d s nibble - dmin m`, in this order of rounding: `(d s) nibble - (dmin m)`. The encoder is a search of our own,
+//! by least squares. Mean squared error on normal numbers of variance 1: 4.859e-3. A block with a NaN or an infinity
+//! gets the scale NaN, so that all of it decodes to NaN.
 
 use half::f16;
 
-use super::{Format, NAN_SCALE, each_block, each_block_mut, largest, nearest, reciprocal, round};
+use super::{Format, NAN_SCALE, each_block, each_block_mut, fit, largest};
 use crate::dtype::DType;
 
 pub(super) const FORMAT: Format = Format { dtype: DType::Q4_K, decode, encode };
@@ -42,12 +42,26 @@ fn decode(bytes: &[u8], out: &mut [f32]) {
 }
 
 /// Scale and offset of group `j`, unpacked.
-fn group(groups: &[u8], j: usize) -> (u8, u8) {
+pub(super) fn group(groups: &[u8], j: usize) -> (u8, u8) {
     if j < 4 {
         (groups[j] & 63, groups[j + 4] & 63)
     } else {
         (groups[j + 4] & 15 | groups[j - 4] >> 6 << 4, groups[j + 4] >> 4 | groups[j] >> 6 << 4)
     }
+}
+
+/// The inverse of [`group`], for all groups.
+pub(super) fn pack_groups(groups: &[(u8, u8); 8]) -> [u8; 12] {
+    std::array::from_fn(|i| match i {
+        0..4 => groups[i].0 | groups[i + 4].0 >> 4 << 6,
+        4..8 => groups[i - 4].1 | groups[i].1 >> 4 << 6,
+        _ => groups[i - 4].0 & 15 | groups[i - 4].1 << 4,
+    })
+}
+
+/// The low nibbles of all elements in their places.
+pub(super) fn pack_nibbles(q: &[u8; 256]) -> [u8; 128] {
+    std::array::from_fn(|i| q[i / 32 * 64 + i % 32] & 15 | q[i / 32 * 64 + 32 + i % 32] << 4)
 }
 
 fn encode(values: &[f32], bytes: &mut [u8]) {
@@ -58,71 +72,10 @@ fn encode(values: &[f32], bytes: &mut [u8]) {
             [*d0, *d1] = NAN_SCALE;
             return;
         }
-        let mut fits = [(0.0, 0.0); 8];
-        for (fit, x) in fits.iter_mut().zip(x.as_chunks::<32>().0) {
-            *fit = fit_group(x);
-        }
-        let most = fits.iter().fold((0f32, 0f32), |most, fit| (most.0.max(fit.0), most.1.max(fit.1)));
-        let (d, dmin) = (f16::from_f32(most.0 / 63.0), f16::from_f32(most.1 / 63.0));
-        ([*d0, *d1], [*m0, *m1]) = (d.to_le_bytes(), dmin.to_le_bytes());
-        let (to_s, to_m) = (reciprocal(most.0 / 63.0), reciprocal(most.1 / 63.0));
+        let fit = fit::offset::<8, 32>(x, 15, 63);
+        ([*d0, *d1], [*m0, *m1]) = (fit.d.to_le_bytes(), fit.dmin.to_le_bytes());
         let (groups, q) = rest.split_at_mut(12);
-        for (j, (fit, x)) in fits.iter().zip(x.as_chunks::<32>().0).enumerate() {
-            let (s, m) = (round(fit.0 * to_s).clamp(0, 63) as u8, round(fit.1 * to_m).clamp(0, 63) as u8);
-            if j < 4 {
-                groups[j] |= s;
-                groups[j + 4] |= m;
-            } else {
-                groups[j - 4] |= s >> 4 << 6;
-                groups[j] |= m >> 4 << 6;
-                groups[j + 4] = s & 15 | (m & 15) << 4;
-            }
-            // Against the numbers as they will be decoded.
-            let (inverse, offset) = (reciprocal(d.to_f32() * s as f32), dmin.to_f32() * m as f32);
-            for (q, &x) in q[j / 2 * 32..][..32].iter_mut().zip(x) {
-                *q |= (round((x + offset) * inverse).clamp(0, 15) as u8) << (j % 2 * 4);
-            }
-        }
+        groups.copy_from_slice(&pack_groups(&fit.groups));
+        q.copy_from_slice(&pack_nibbles(&fit.q));
     });
-}
-
-/// The `(scale, offset)`, neither negative, that best give `x` back as `scale * q - offset` with `q` in 0..=15.
-fn fit_group(x: &[f32; 32]) -> (f32, f32) {
-    let x = x.map(f64::from); // no square of an f32 overflows here
-    let (low, high) = x.iter().fold((0f64, f64::MIN), |(low, high), &x| (low.min(x), high.max(x)));
-    if high <= low {
-        return (0.0, (0.0 - low) as f32); // all the same and not positive
-    }
-    let typical = (x.iter().map(|x| x * x).sum::<f64>() / 32.0).sqrt();
-    let weights = x.map(|x| typical + x.abs());
-    let (mut w, mut wx, mut wxx) = (0.0, 0.0, 0.0);
-    for (x, v) in x.iter().zip(&weights) {
-        (w, wx, wxx) = (w + v, wx + v * x, wxx + v * x * x);
-    }
-    let mut best = ((0.0, 0.0), f64::INFINITY);
-    for step in 0..=20 {
-        let inverse = (14.0 + 0.1 * step as f64) / (high - low);
-        let mut sums = [[0f64; 4]; 3]; // in four lanes, for vectors
-        for (x, v) in x.as_chunks::<4>().0.iter().zip(weights.as_chunks::<4>().0) {
-            for i in 0..4 {
-                let q = nearest((x[i] - low) * inverse).min(15.0);
-                sums[0][i] += v[i] * q;
-                sums[1][i] += v[i] * q * q;
-                sums[2][i] += v[i] * q * x[i];
-            }
-        }
-        let [wq, wqq, wqx] = sums.map(|lanes| lanes.iter().sum::<f64>());
-        // Least squares for scale and offset, or for the scale alone where the offset would be negative.
-        let determinant = w * wqq - wq * wq;
-        let (mut s, mut m) = ((w * wqx - wx * wq) / determinant, (wq * wqx - wqq * wx) / determinant);
-        if m.is_nan() || m < 0.0 {
-            (s, m) = (wqx / wqq, 0.0);
-        }
-        // The sum of v (s q - m - x)^2.
-        let error = s * s * wqq + m * m * w + wxx - 2.0 * (s * m * wq + s * wqx - m * wx);
-        if s > 0.0 && error < best.1 {
-            best = ((s, m), error);
-        }
-    }
-    (best.0.0 as f32, best.0.1 as f32)
 }
