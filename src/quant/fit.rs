@@ -36,8 +36,8 @@ pub(super) fn around(extreme: f32, level: f32, from: f32, to: f32, steps: u32) -
     (0..steps).map(at).filter(|inverse| inverse.is_finite())
 }
 
-/// Puts the scales of a block's groups on a common grid: `d`, and for each group the index of the factor that makes `d` its
-/// scale. `factors` ascend; `levels` gives a group's levels nearest to it times a reciprocal scale.
+/// Puts the scales of a block's groups on a common grid: `d`, and for each group the index of the factor by which `d` is
+/// its scale. `factors` ascend; `levels` gives a group's levels nearest to it times a reciprocal scale.
 pub(super) fn scales<const G: usize, const N: usize>(
     x: &[[f32; N]],
     fits: &[f32; G],
@@ -70,15 +70,18 @@ pub(super) fn settle<const BYTES: usize, const N: usize>(
 ) {
     let mut y = [0f32; N];
     decode(block, &mut y);
+    let d = settled(f16::from_le_bytes([block[at], block[at + 1]]), x, &y);
+    block[at..at + 2].copy_from_slice(&d.to_le_bytes());
+}
+
+/// The scale that brings `y`, decoded with `d`, nearest to `x`; `d` itself where there is none.
+pub(super) fn settled(d: f16, x: &[f32], y: &[f32]) -> f16 {
     let (mut xy, mut yy) = (0f64, 0f64);
-    for (&x, &y) in x.iter().zip(&y) {
+    for (&x, &y) in x.iter().zip(y) {
         (xy, yy) = (xy + x as f64 * y as f64, yy + y as f64 * y as f64);
     }
-    let d = f16::from_le_bytes([block[at], block[at + 1]]).to_f64() * (xy / yy);
-    let d = f16::from_f64(d);
-    if d.is_finite() {
-        block[at..at + 2].copy_from_slice(&d.to_le_bytes());
-    }
+    let better = f16::from_f64(d.to_f64() * (xy / yy));
+    if better.is_finite() { better } else { d }
 }
 
 /// A block whose groups have scales and offsets on two common grids: `x = d s q - dmin m`.

@@ -5,6 +5,7 @@
 
 mod f8;
 mod fit;
+mod grid;
 
 use half::{bf16, f16};
 

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! byte 0   2   4                              20
-//!      | d | m | q[0] q[1] ...          q[15] |     d, m: f16; low nibble of q[i]: element i, high nibble: element i + 16
+//!      | d | m | q[0] q[1] ...          q[15] |     d, m: f16; low nibble of q[i]: element i, high: element i + 16
 //! ```
 //!
 //! `x[i] = d * nibble + m`. Encoding gives the bytes of GGUF's reference encoder: `m` the smallest element, `d` a

@@ -1,0 +1,145 @@
+//! Rounding to the points of a grid: what the formats IQ1, IQ2 and IQ3 share. A point gives 8 (or 4) numbers at once,
+//! each one of 3 (or 8) levels; the tables, one file each, are part of the formats' definition.
+
+mod iq1_s;
+mod iq2_s;
+mod iq2_xs;
+mod iq2_xxs;
+mod iq3_s;
+mod iq3_xxs;
+
+use std::sync::OnceLock;
+
+use half::f16;
+
+use super::{fit, largest, reciprocal};
+
+pub(super) static IQ1: Grid<8> = Grid::new(&iq1_s::POINTS, 3, [-1.0, 0.0, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0]);
+pub(super) static IQ2_XXS: Grid<8> = Grid::new(&iq2_xxs::POINTS, 3, IQ2);
+pub(super) static IQ2_XS: Grid<8> = Grid::new(&iq2_xs::POINTS, 3, IQ2);
+pub(super) static IQ2_S: Grid<8> = Grid::new(&iq2_s::POINTS, 3, IQ2);
+pub(super) static IQ3_XXS: Grid<4> = Grid::new(&iq3_xxs::POINTS, 8, [4.0, 12.0, 20.0, 28.0, 36.0, 44.0, 52.0, 62.0]);
+pub(super) static IQ3_S: Grid<4> = Grid::new(&iq3_s::POINTS, 8, [1.0, 3.0, 5.0, 7.0, 9.0, 11.0, 13.0, 15.0]);
+const IQ2: [f32; 8] = [8.0, 25.0, 43.0, 0.0, 0.0, 0.0, 0.0, 0.0];
+
+/// A grid of points of `D` coordinates.
+pub(super) struct Grid<const D: usize> {
+    /// A power of two of points, `16 / D` bits per coordinate, the first lowest.
+    words: &'static [u16],
+    /// What a coordinate's bits stand for; the first `count` ascend, no others occur.
+    levels: [f32; 8],
+    count: usize,
+    near: OnceLock<Near<D>>,
+}
+
+/// What the search for the nearest point needs, made when first encoded to.
+struct Near<const D: usize> {
+    points: Vec<[f32; D]>,
+    /// The points nearest to each combination of levels; the true nearest point is almost always among them.
+    candidates: Vec<[u16; CANDIDATES]>,
+}
+
+const CANDIDATES: usize = 8;
+
+impl<const D: usize> Grid<D> {
+    const fn new(words: &'static [u16], count: usize, levels: [f32; 8]) -> Self {
+        Grid { words, levels, count, near: OnceLock::new() }
+    }
+
+    /// The point with this index, taken modulo their number.
+    pub fn point(&self, index: usize) -> [f32; D] {
+        let (word, bits) = (self.words[index & (self.words.len() - 1)], 16 / D);
+        std::array::from_fn(|i| self.levels[(word >> (i * bits)) as usize & (1 << bits) - 1 & 7])
+    }
+
+    /// The point nearest to `v` and its index.
+    pub fn nearest(&self, v: [f32; D]) -> (u16, [f32; D]) {
+        let near = self.near.get_or_init(|| self.near());
+        let digit = |v: f32| self.levels[..self.count].windows(2).filter(|w| v > 0.5 * (w[0] + w[1])).count();
+        let code = v.iter().rev().fold(0, |code, &v| code * self.count + digit(v));
+        let error =
+            |index: u16| -> f32 { near.points[index as usize].iter().zip(&v).map(|(p, v)| (p - v) * (p - v)).sum() };
+        let closer = |a: (u16, f32), b: (u16, f32)| if b.1 < a.1 { b } else { a };
+        let candidates = &near.candidates[code];
+        let best = candidates.iter().map(|&c| (c, error(c))).fold((candidates[0], f32::INFINITY), closer);
+        (best.0, near.points[best.0 as usize])
+    }
+
+    fn near(&self) -> Near<D> {
+        let points: Vec<[f32; D]> = (0..self.words.len()).map(|i| self.point(i)).collect();
+        let candidates = (0..self.count.pow(D as u32)).map(|code| {
+            let v: [f32; D] = std::array::from_fn(|i| self.levels[code / self.count.pow(i as u32) % self.count]);
+            let mut best = [(f32::INFINITY, 0u16); CANDIDATES];
+            for (index, p) in points.iter().enumerate() {
+                let error = p.iter().zip(&v).fold(0.0, |sum, (p, v)| sum + (p - v) * (p - v));
+                if error < best[CANDIDATES - 1].0 {
+                    let at = best.partition_point(|b| b.0 <= error);
+                    best[at..].rotate_right(1);
+                    best[at] = (error, index as u16);
+                }
+            }
+            best.map(|b| b.1)
+        });
+        Near { candidates: candidates.collect(), points }
+    }
+}
+
+/// A block of finite numbers, encoded but for its packing.
+pub(super) struct Encoded<const G: usize> {
+    pub d: f16,
+    /// Of each group, an index into the factors.
+    pub scales: [u8; G],
+    /// Of each run of `D` numbers, in order.
+    pub points: Vec<u16>,
+    /// Of each run of 8 numbers, the negative ones.
+    pub signs: [u8; 32],
+}
+
+/// Encodes magnitudes in groups of `N` to a grid's points, signs apart. Group g's scale is `d * factors[scales[g]]`.
+/// Where the negatives of each 8 must be `even` in number, the smallest of the 8 may change its sign.
+pub(super) fn encode<const D: usize, const G: usize, const N: usize>(
+    x: &[f32; 256],
+    grid: &Grid<D>,
+    even: bool,
+    factors: &[f32],
+) -> Encoded<G> {
+    let (mut magnitudes, mut signs) = (*x, [0; 32]);
+    for (x, signs) in magnitudes.as_chunks_mut::<8>().0.iter_mut().zip(&mut signs) {
+        *signs = (0..8).fold(0, |signs, i| signs | u8::from(x[i] < 0.0) << i);
+        *x = x.map(f32::abs);
+        if even && signs.count_ones() % 2 == 1 {
+            let smallest = (0..8).fold(0, |least, i| if x[i] < x[least] { i } else { least });
+            *signs ^= 1 << smallest;
+            x[smallest] = -x[smallest];
+        }
+    }
+    let groups = magnitudes.as_chunks::<N>().0;
+    let levels = |g: usize, inverse: f32| {
+        let mut levels = [0.0; N];
+        for (level, x) in levels.as_chunks_mut().0.iter_mut().zip(groups[g].as_chunks::<D>().0) {
+            *level = grid.nearest(x.map(|x| x * inverse)).1;
+        }
+        levels
+    };
+    let top = grid.levels[grid.count - 1];
+    let fits: [f32; G] = std::array::from_fn(|g| {
+        let extreme = largest(&groups[g]).unwrap_or(0.0).abs();
+        fit::scale(&groups[g], fit::around(extreme, top, 0.6, 1.3, 15), |inverse| levels(g, inverse))
+    });
+    let (d, scales) = fit::scales(groups, &fits, factors, levels);
+    let inverse = scales.map(|s| reciprocal(d.to_f32() * factors[s as usize]));
+    let runs = magnitudes.as_chunks::<D>().0.iter().enumerate();
+    let points = runs.map(|(i, x)| grid.nearest(x.map(|x| x * inverse[i * D / N])).0).collect();
+    Encoded { d, scales, points, signs }
+}
+
+/// The signs of 8 numbers, as factors, from their bits.
+pub(super) fn factors(signs: u8) -> [f32; 8] {
+    std::array::from_fn(|i| if signs >> i & 1 == 1 { -1.0 } else { 1.0 })
+}
+
+/// Eight signs from seven: the last makes their number even.
+pub(super) fn eighth(signs: u32) -> u8 {
+    let seven = signs as u8 & 127;
+    seven | (seven.count_ones() as u8 & 1) << 7
+}
