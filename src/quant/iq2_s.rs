@@ -44,7 +44,7 @@ fn encode(values: &[f32], bytes: &mut [u8]) {
             return;
         }
         let factors: [f32; 16] = std::array::from_fn(|s| (0.5 + s as f32) * 0.25);
-        let e = grid::encode::<8, 16, 16>(x, &grid::IQ2_S, false, &factors);
+        let e = grid::encode::<8, 16, 16, 32>(x, &grid::IQ2_S, false, &factors);
         block[..2].copy_from_slice(&e.d.to_le_bytes());
         block[SIGNS..HIGH].copy_from_slice(&e.signs);
         for (i, point) in e.points.iter().enumerate() {

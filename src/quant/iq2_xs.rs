@@ -42,7 +42,7 @@ fn encode(values: &[f32], bytes: &mut [u8]) {
             return;
         }
         let factors: [f32; 16] = std::array::from_fn(|s| (0.5 + s as f32) * 0.25);
-        let e = grid::encode::<8, 16, 16>(x, &grid::IQ2_XS, true, &factors);
+        let e = grid::encode::<8, 16, 16, 32>(x, &grid::IQ2_XS, true, &factors);
         block[..2].copy_from_slice(&e.d.to_le_bytes());
         for (run, (point, signs)) in block[2..].as_chunks_mut().0.iter_mut().zip(e.points.iter().zip(e.signs)) {
             *run = (point | (signs as u16) << 9).to_le_bytes();

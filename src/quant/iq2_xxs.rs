@@ -42,7 +42,7 @@ fn encode(values: &[f32], bytes: &mut [u8]) {
             return;
         }
         let factors: [f32; 16] = std::array::from_fn(|s| (0.5 + s as f32) * 0.25);
-        let e = grid::encode::<8, 8, 32>(x, &grid::IQ2_XXS, true, &factors);
+        let e = grid::encode::<8, 8, 32, 32>(x, &grid::IQ2_XXS, true, &factors);
         block[..2].copy_from_slice(&e.d.to_le_bytes());
         for (g, group) in block[2..].as_chunks_mut::<8>().0.iter_mut().enumerate() {
             let (points, rest) = group.split_at_mut(4);

@@ -44,7 +44,7 @@ fn encode(values: &[f32], bytes: &mut [u8]) {
             return;
         }
         let factors: [f32; 16] = std::array::from_fn(|s| 1.0 + 2.0 * s as f32);
-        let e = grid::encode::<4, 8, 32>(x, &grid::IQ3_S, false, &factors);
+        let e = grid::encode::<4, 8, 32, 64>(x, &grid::IQ3_S, false, &factors);
         block[..2].copy_from_slice(&e.d.to_le_bytes());
         block[SIGNS..SCALES].copy_from_slice(&e.signs);
         for (i, point) in e.points.iter().enumerate() {

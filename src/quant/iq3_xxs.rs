@@ -43,7 +43,7 @@ fn encode(values: &[f32], bytes: &mut [u8]) {
             return;
         }
         let factors: [f32; 16] = std::array::from_fn(|s| (0.5 + s as f32) * 0.5);
-        let e = grid::encode::<4, 8, 32>(x, &grid::IQ3_XXS, true, &factors);
+        let e = grid::encode::<4, 8, 32, 64>(x, &grid::IQ3_XXS, true, &factors);
         block[..2].copy_from_slice(&e.d.to_le_bytes());
         block[2..GROUPS].iter_mut().zip(&e.points).for_each(|(to, &p)| *to = p as u8);
         for (g, group) in block[GROUPS..].as_chunks_mut().0.iter_mut().enumerate() {

@@ -20,7 +20,7 @@ pub struct Format {
     pub dtype: DType,
     /// Decodes blocks: `bytes` holds whole blocks, `out` their elements.
     pub decode: fn(bytes: &[u8], out: &mut [f32]),
-    /// Encodes whole blocks as GGUF's own reference encoder does.
+    /// Encodes whole blocks, as GGUF's own reference encoder does where there is one.
     pub encode: fn(values: &[f32], bytes: &mut [u8]),
 }
 

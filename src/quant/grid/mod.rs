@@ -85,24 +85,25 @@ impl<const D: usize> Grid<D> {
 }
 
 /// A block of finite numbers, encoded but for its packing.
-pub(super) struct Encoded<const G: usize> {
+pub(super) struct Encoded<const G: usize, const RUNS: usize> {
     pub d: f16,
     /// Of each group, an index into the factors.
     pub scales: [u8; G],
     /// Of each run of `D` numbers, in order.
-    pub points: Vec<u16>,
+    pub points: [u16; RUNS],
     /// Of each run of 8 numbers, the negative ones.
     pub signs: [u8; 32],
 }
 
-/// Encodes magnitudes in groups of `N` to a grid's points, signs apart. Group g's scale is `d * factors[scales[g]]`.
-/// Where the negatives of each 8 must be `even` in number, the smallest of the 8 may change its sign.
-pub(super) fn encode<const D: usize, const G: usize, const N: usize>(
+/// Encodes magnitudes, `RUNS` runs of `D`, to a grid's points, signs apart. The scale of group g, one of `G` of `N`
+/// numbers, is `d * factors[scales[g]]`. Where the negatives of each 8 must be `even` in number, the smallest of the 8
+/// may change its sign.
+pub(super) fn encode<const D: usize, const G: usize, const N: usize, const RUNS: usize>(
     x: &[f32; 256],
     grid: &Grid<D>,
     even: bool,
     factors: &[f32],
-) -> Encoded<G> {
+) -> Encoded<G, RUNS> {
     let (mut magnitudes, mut signs) = (*x, [0; 32]);
     for (x, signs) in magnitudes.as_chunks_mut::<8>().0.iter_mut().zip(&mut signs) {
         *signs = (0..8).fold(0, |signs, i| signs | u8::from(x[i] < 0.0) << i);
@@ -128,8 +129,8 @@ pub(super) fn encode<const D: usize, const G: usize, const N: usize>(
     });
     let (d, scales) = fit::scales(groups, &fits, factors, levels);
     let inverse = scales.map(|s| reciprocal(d.to_f32() * factors[s as usize]));
-    let runs = magnitudes.as_chunks::<D>().0.iter().enumerate();
-    let points = runs.map(|(i, x)| grid.nearest(x.map(|x| x * inverse[i * D / N])).0).collect();
+    let runs = magnitudes.as_chunks::<D>().0;
+    let points = std::array::from_fn(|i| grid.nearest(runs[i].map(|x| x * inverse[i * D / N])).0);
     Encoded { d, scales, points, signs }
 }
 
