@@ -41,6 +41,7 @@ mod linear_attention;
 mod machine;
 mod matmul;
 mod norm;
+mod peaks;
 mod pool;
 mod product;
 mod reduce;
@@ -60,7 +61,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use self::{pool::Pool, simd::Isa};
 use crate::{
-    backend::{Backend, Buffer, DeviceInfo, Kind, Memory, OpenOptions, Plans, Token, View},
+    backend::{Backend, Buffer, DeviceInfo, Kind, Memory, OpenOptions, Peaks, Plans, Token, View},
     error::Result,
     host::{self, Account, HostBuffer},
     op::Op,
@@ -168,6 +169,10 @@ impl Backend for Cpu {
 
     fn adopt(&self, bytes: Arc<dyn AsRef<[u8]> + Send + Sync>) -> Option<Buffer> {
         Some(HostBuffer::adopt(bytes, self.0.token))
+    }
+
+    fn peaks(&self) -> Result<Peaks> {
+        peaks::measure(self.0.isa, &mut self.0.lock())
     }
 
     fn memory(&self) -> Memory {

@@ -6,7 +6,10 @@
 //! ```
 //!
 //! Three kernels: `panel` reads weights packed in panels, for any number of rows; `plain` decodes panels from any weight; `rows`
-//! is for few rows, dot by dot. The first two add up in one order whatever the shape ([`tile`]): batch-invariant.
+//! is for few rows, dot by dot. One thread with AVX-512, of the multiply-adds measured by `peaks`: f32 at 1024 cubed 73 % from
+//! panels and 66 % plain; 512 rows by q4_k of 2048 squared 68 %. Tried and lost: 512 rows of x at once (61 %).
+//!
+//! The first two ways add up in one order whatever the shape ([`tile`]): batch-invariant.
 
 mod epilogue;
 mod product;

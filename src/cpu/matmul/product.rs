@@ -74,7 +74,9 @@ pub(crate) struct Job<'a> {
 
 /// Bytes of x that should stay in the caches.
 const CHUNK_BYTES: usize = 8 << 20;
-const CHUNK_ROWS: usize = 512;
+/// Rows that make good use of the second cache. Decoding a panel pays off over more of them than reading one.
+const PANEL_ROWS: usize = 192;
+const PLAIN_ROWS: usize = 384;
 /// A multiple of every strip's height.
 const STRIP: usize = 12;
 
@@ -82,7 +84,8 @@ impl Product {
     /// For up to `m` rows; `gated` products have two factors.
     pub(crate) fn new(threads: usize, way: Way, (m, n, k): (usize, usize, usize), gated: bool) -> Product {
         let blocks = k.div_ceil(BLOCK).max(1);
-        let chunk = (CHUNK_BYTES / (blocks * BLOCK * 4)).next_multiple_of(STRIP).min(CHUNK_ROWS).min(m).max(1);
+        let rows = if way == Way::Panel { PANEL_ROWS } else { PLAIN_ROWS };
+        let chunk = (CHUNK_BYTES / (blocks * BLOCK * 4)).next_multiple_of(STRIP).min(rows).min(m).max(1);
         let small = m.saturating_mul(n).saturating_mul(k) < 64 << 10;
         // Enough tasks for every thread, columns first: each panel is then decoded once.
         let panels = n.div_ceil(PANEL).max(1);

@@ -91,6 +91,43 @@ impl Simd for Avx2 {
         gather(p: *const f32, index: __m256i) -> __m256 = _mm256_i32gather_ps::<4>(p, index);
     }
 
+    #[inline(always)]
+    unsafe fn transpose(self, from: *const f32, from_pitch: usize, to: *mut f32, to_pitch: usize) {
+        // SAFETY: `self` proves that the processor has the instructions; the caller answers for the squares.
+        unsafe {
+            let mut r = [_mm256_setzero_ps(); 8];
+            let mut i = 0;
+            while i < 8 {
+                r[i] = _mm256_loadu_ps(from.add(i * from_pitch));
+                i += 1;
+            }
+            // Column c, in each 128-bit lane counted from its first, of rows i .. i + 4. (Closures would not be inlined.)
+            macro_rules! pair {
+                ($c:literal, $i:expr) => {
+                    if $c < 2 { _mm256_unpacklo_ps(r[$i], r[$i + 1]) } else { _mm256_unpackhi_ps(r[$i], r[$i + 1]) }
+                };
+            }
+            macro_rules! four {
+                ($c:literal, $i:expr) => {{
+                    let (low, high) = (_mm256_castps_pd(pair!($c, $i)), _mm256_castps_pd(pair!($c, $i + 2)));
+                    _mm256_castpd_ps(if $c % 2 == 0 {
+                        _mm256_unpacklo_pd(low, high)
+                    } else {
+                        _mm256_unpackhi_pd(low, high)
+                    })
+                }};
+            }
+            macro_rules! columns {
+                ($($c:literal)*) => {$(
+                    let (a, b) = (four!($c, 0), four!($c, 4));
+                    _mm256_storeu_ps(to.add($c * to_pitch), _mm256_permute2f128_ps::<0x20>(a, b));
+                    _mm256_storeu_ps(to.add((4 + $c) * to_pitch), _mm256_permute2f128_ps::<0x31>(a, b));
+                )*};
+            }
+            columns!(0 1 2 3);
+        }
+    }
+
     lanes! {
         splat(x: f32) -> __m256 = _mm256_set1_ps(x);
         splat_i(x: i32) -> __m256i = _mm256_set1_epi32(x);

@@ -97,6 +97,47 @@ impl Simd for Avx512 {
         gather(p: *const f32, index: __m512i) -> __m512 = _mm512_i32gather_ps::<4>(index, p);
     }
 
+    #[inline(always)]
+    unsafe fn transpose(self, from: *const f32, from_pitch: usize, to: *mut f32, to_pitch: usize) {
+        // SAFETY: `self` proves that the processor has the instructions; the caller answers for the squares.
+        unsafe {
+            let mut r = [_mm512_setzero_ps(); 16];
+            let mut i = 0;
+            while i < 16 {
+                r[i] = _mm512_loadu_ps(from.add(i * from_pitch));
+                i += 1;
+            }
+            // Column c, in each 128-bit lane counted from its first, of rows i .. i + 4. (Closures would not be inlined.)
+            macro_rules! pair {
+                ($c:literal, $i:expr) => {
+                    if $c < 2 { _mm512_unpacklo_ps(r[$i], r[$i + 1]) } else { _mm512_unpackhi_ps(r[$i], r[$i + 1]) }
+                };
+            }
+            macro_rules! four {
+                ($c:literal, $i:expr) => {{
+                    let (low, high) = (_mm512_castps_pd(pair!($c, $i)), _mm512_castps_pd(pair!($c, $i + 2)));
+                    _mm512_castpd_ps(if $c % 2 == 0 {
+                        _mm512_unpacklo_pd(low, high)
+                    } else {
+                        _mm512_unpackhi_pd(low, high)
+                    })
+                }};
+            }
+            macro_rules! columns {
+                ($($c:literal)*) => {$(
+                    let (a, b, d, e) = (four!($c, 0), four!($c, 4), four!($c, 8), four!($c, 12));
+                    let (x0, x1) = (_mm512_shuffle_f32x4::<0x88>(a, b), _mm512_shuffle_f32x4::<0x88>(d, e));
+                    let (y0, y1) = (_mm512_shuffle_f32x4::<0xdd>(a, b), _mm512_shuffle_f32x4::<0xdd>(d, e));
+                    _mm512_storeu_ps(to.add($c * to_pitch), _mm512_shuffle_f32x4::<0x88>(x0, x1));
+                    _mm512_storeu_ps(to.add((4 + $c) * to_pitch), _mm512_shuffle_f32x4::<0x88>(y0, y1));
+                    _mm512_storeu_ps(to.add((8 + $c) * to_pitch), _mm512_shuffle_f32x4::<0xdd>(x0, x1));
+                    _mm512_storeu_ps(to.add((12 + $c) * to_pitch), _mm512_shuffle_f32x4::<0xdd>(y0, y1));
+                )*};
+            }
+            columns!(0 1 2 3);
+        }
+    }
+
     lanes! {
         splat(x: f32) -> __m512 = _mm512_set1_ps(x);
         splat_i(x: i32) -> __m512i = _mm512_set1_epi32(x);

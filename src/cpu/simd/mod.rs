@@ -10,13 +10,19 @@
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+#[cfg(target_arch = "x86_64")]
+mod dot;
 mod element;
 pub(crate) mod math;
 pub(crate) mod row;
 mod scalar;
 
 #[cfg(target_arch = "x86_64")]
-pub(crate) use {avx2::Avx2, avx512::Avx512};
+pub(crate) use {
+    avx2::Avx2,
+    avx512::Avx512,
+    dot::{DotBf16, DotInt8},
+};
 
 pub(crate) use element::{Element, element};
 pub(crate) use scalar::Scalar;
@@ -223,3 +229,28 @@ macro_rules! simd {
     };
 }
 pub(crate) use simd;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn squares_are_transposed() {
+        let from: Vec<f32> = (0..400).map(|i| i as f32).collect();
+        for isa in Isa::available() {
+            let mut to = [0f32; 400];
+            // SAFETY: no square is larger than 16 by 16, and both have rows of 20.
+            let n = simd!(isa, s => unsafe { turn(s, from.as_ptr(), to.as_mut_ptr()) });
+            for (i, j) in (0..n).flat_map(|i| (0..n).map(move |j| (i, j))) {
+                assert_eq!(to[j * 20 + i], from[i * 20 + j], "{}", isa.name());
+            }
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn turn<S: Simd>(s: S, from: *const f32, to: *mut f32) -> usize {
+        // SAFETY: the caller's promise.
+        unsafe { s.transpose(from, 20, to, 20) };
+        S::LANES
+    }
+}
