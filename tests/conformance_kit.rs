@@ -5,7 +5,7 @@ use std::sync::{
     Arc, Mutex, Weak,
     atomic::{AtomicU64, Ordering},
 };
-use std::{ops::Range, time::Duration};
+use std::{collections::HashMap, ops::Range, time::Duration};
 
 use tesela::{
     Backend, Buffer, DType, DeviceInfo, Error, Op, Plan, Plans, Reference, Result, View,
@@ -66,6 +66,8 @@ enum Fault {
     DeafTimer,
     /// A different kernel at every question.
     FicklePlans,
+    /// The weights an operation first had are used in every later one like it.
+    KeepsWeights,
 }
 
 #[derive(Debug)]
@@ -76,6 +78,7 @@ struct Device {
     fault: Fault,
     count: AtomicU64,
     pending: Mutex<Vec<Work>>,
+    weights: Mutex<HashMap<Op, Vec<f64>>>,
 }
 
 impl std::fmt::Debug for Device {
@@ -132,6 +135,10 @@ impl Device {
         }
         if let Fault::Inputs(spoil) = self.fault {
             spoil(op, &mut arrays);
+        }
+        if let (Fault::KeepsWeights, Some(w)) = (self.fault, arrays.get("w").map(|w| w.data.clone())) {
+            let first = self.weights.lock().unwrap().entry(*op).or_insert(w).clone();
+            arrays.set("w", first);
         }
         let asked = match self.fault {
             Fault::Overlooks(word) => without(op, word),
@@ -338,16 +345,7 @@ const FAULTS: &[(&str, &str, Fault)] = &[
     ("attention without slopes", "attention alibi", Fault::Overlooks("alibi")),
     ("attention without its key mask", "attention key_mask", Fault::Overlooks("key_mask")),
     // inputs mistaken
-    (
-        "one key too many",
-        "attention kv_len",
-        Fault::Inputs(|_, arrays| {
-            if let Some(len) = arrays.get("kv_len") {
-                let more = len.data.iter().map(|n| n + 1.0).collect();
-                arrays.set("kv_len", more);
-            }
-        }),
-    ),
+    ("one key too many", "attention kv_len", Fault::Inputs(one_key_more)),
     (
         "operands swapped",
         "elementwise function=silu-mul",
@@ -422,13 +420,7 @@ const FAULTS: &[(&str, &str, Fault)] = &[
             });
         }),
     ),
-    (
-        "sums in half precision",
-        "matmul out=f32",
-        Fault::Outputs(|op, arrays, _| {
-            each_output(op, arrays, |_, v| half::f16::from_f64(v).to_f64());
-        }),
-    ),
+    ("sums in half precision", "matmul out=f32", Fault::Outputs(halves)),
     (
         "the last of equals",
         "reduce kind=arg-max",
@@ -537,11 +529,39 @@ const FAULTS: &[(&str, &str, Fault)] = &[
     ("little promised", "matmul", Fault::PromisesLittle),
     ("no kernels and no reason", "matmul", Fault::EmptyPlans),
     ("panics on empty tensors", "matmul", Fault::PanicsOnEmpty),
+    // composed blocks, caught without the cases of their operations
+    ("layers without their residual's factor", "block decoder-4 f32 #0", Fault::Overlooks("scale")),
+    ("layers in half precision", "block decoder-4 f32 #0", Fault::Outputs(halves)),
+    ("the first layer's weights in every layer", "block decoder-4 f32 #0", Fault::KeepsWeights),
+    ("a block with the wrong pairs", "block attention f32 #0", Fault::Overlooks("style")),
+    ("a block with one key too many", "block attention f32 #0", Fault::Inputs(one_key_more)),
+    ("a block with the wrong pairs, in bf16", "block attention bf16 #0", Fault::Overlooks("style")),
+    ("a block that sees its padding", "block encoder q8_0 #0", Fault::Overlooks("kv_len")),
+    ("experts without their shares", "block moe q4_k #0", Fault::Overlooks("row_scale")),
+    ("a step that forgets the prefill", "block mamba-2 f32 #0", Fault::Overlooks("state")),
+    ("blocks out of order", "block attention f32 #0", Fault::ReadsOvertake),
 ];
+
+fn one_key_more(_: &Op, arrays: &mut Arrays) {
+    if let Some(len) = arrays.get("kv_len") {
+        let more = len.data.iter().map(|n| n + 1.0).collect();
+        arrays.set("kv_len", more);
+    }
+}
+
+fn halves(op: &Op, arrays: &mut Arrays, _: &Arrays) {
+    each_output(op, arrays, |_, v| half::f16::from_f64(v).to_f64());
+}
 
 fn broken(fault: Fault) -> Broken {
     let inner = Reference::open(&OpenOptions::default());
-    Broken(Arc::new(Device { inner, fault, count: AtomicU64::new(0), pending: Mutex::new(Vec::new()) }))
+    Broken(Arc::new(Device {
+        inner,
+        fault,
+        count: AtomicU64::new(0),
+        pending: Mutex::default(),
+        weights: Mutex::default(),
+    }))
 }
 
 fn options(filter: &str) -> Options {

@@ -22,6 +22,8 @@ pub struct Stats {
     pub p999_ulp: f64,
     /// Sum of squared errors over the sum of squares.
     pub nmse: f64,
+    /// 1 minus the cosine of the angle between the two.
+    pub cosine_distance: f64,
     /// Row-major index of the largest error as a fraction of what is allowed.
     pub worst: usize,
 }
@@ -31,6 +33,7 @@ impl Stats {
     pub fn new(bound: &Bound, want: &Array, got: &Array) -> Stats {
         let mut stats = Stats { elements: got.data.len(), ..Stats::default() };
         let (mut ulps, mut errors, mut squares, mut worst) = (Vec::new(), 0.0, 0.0, 0.0);
+        let (mut product, mut own) = (0.0, 0.0);
         for (i, (&w, &g)) in want.data.iter().zip(&got.data).enumerate() {
             let error = (g - w).abs();
             if !error.is_finite() {
@@ -43,6 +46,7 @@ impl Stats {
             }
             ulps.push(error / ulp(want.spec.dtype(), w));
             (errors, squares) = (errors + error * error, squares + w * w);
+            (product, own) = (product + w * g, own + g * g);
             if error > 0.0 && error / allowed > worst {
                 (worst, stats.worst) = (error / allowed, i);
             }
@@ -51,6 +55,9 @@ impl Stats {
         stats.max_ulp = ulps.last().copied().unwrap_or(0.0);
         stats.p999_ulp = ulps.get((ulps.len() * 999).div_ceil(1000).saturating_sub(1)).copied().unwrap_or(0.0);
         stats.nmse = if errors == 0.0 { 0.0 } else { errors / squares.max(f64::MIN_POSITIVE) };
+        let lengths = squares.sqrt() * own.sqrt();
+        stats.cosine_distance =
+            if errors == 0.0 { 0.0 } else { (1.0 - product / lengths.max(f64::MIN_POSITIVE)).max(0.0) };
         stats
     }
 
@@ -65,6 +72,7 @@ impl Stats {
         self.max_ulp = self.max_ulp.max(other.max_ulp);
         self.p999_ulp = self.p999_ulp.max(other.p999_ulp);
         self.nmse = self.nmse.max(other.nmse);
+        self.cosine_distance = self.cosine_distance.max(other.cosine_distance);
     }
 }
 

@@ -3,6 +3,7 @@
 //! A vendor writes one test, `conformance::check(&*open()?).assert()`. The same cases run every built-in device, and the
 //! same cases are timed by the bench. The bounds are the operations' own; nothing here knows a backend's name.
 
+mod blocks;
 mod case;
 mod certificate;
 mod compare;
@@ -88,13 +89,13 @@ impl Serialize for Verdict {
 /// One check of one kernel.
 #[derive(Debug, Clone, Serialize)]
 pub struct Outcome {
-    /// The case's text, or `contract: ...`.
+    /// The case's text, `block KIND WEIGHTS #SEED`, or `contract: ...`.
     pub id: String,
-    /// The operation's name, or `contract`.
+    /// The operation's name, `block`, or `contract`.
     pub op: &'static str,
-    /// What its operands are made of.
+    /// What its operands are made of; a block's kind and what its weights are made of.
     pub dtypes: String,
-    /// The kernel, where there is one.
+    /// The kernel, where there is one; a block's kernels.
     pub kernel: String,
     /// How it ended.
     pub verdict: Verdict,
@@ -136,11 +137,17 @@ pub fn check_with(device: &dyn Backend, options: &Options, progress: &mut dyn Fn
             return report;
         }
     };
+    let blocks = blocks::blocks(options);
+    let total = cases.len() + blocks.len();
     for (i, case) in cases.iter().enumerate() {
-        progress(i, cases.len());
+        progress(i, total);
         report.outcomes.extend(check_case(device, case));
     }
-    progress(cases.len(), cases.len());
+    for (i, block) in blocks.iter().enumerate() {
+        progress(cases.len() + i, total);
+        report.outcomes.push(blocks::check(device, block));
+    }
+    progress(total, total);
     let contract = options.filter.as_ref().is_none_or(|f| f.starts_with("contract"));
     if contract && (options.levels.is_empty() || options.levels.contains(&Level::Core)) {
         report.outcomes.extend(contract::check(device, options));

@@ -19,7 +19,7 @@ const GUARD: usize = 256;
 /// Round what is written: a small number in every float type, so that it does not pass for a right NaN.
 const SMALL: u8 = 0xa5;
 /// Round what is read: NaN in every float type, so that reading too far shows.
-const NAN: u8 = 0xff;
+pub(super) const NAN: u8 = 0xff;
 
 /// A case's numbers: what every kernel is given, and what it must answer.
 pub struct Prepared {
