@@ -1,7 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::op::{Fill, Rng};
+use crate::op::Rng;
 
 fn quantized() -> impl Iterator<Item = DType> {
     DType::ALL.iter().copied().filter(|d| d.is_quantized())
