@@ -78,6 +78,6 @@ fn encode(values: &[f32], bytes: &mut [u8]) {
 fn put(block: &mut [u8; BYTES], d: f16) {
     for i in 0..4 {
         let high = &mut block[SCALES + 2 * i + 1];
-        *high = *high & 15 | (d.to_bits() >> (4 * i) & 15) as u8 * 16;
+        *high = *high & 15 | ((d.to_bits() >> (4 * i) & 15) as u8) << 4;
     }
 }

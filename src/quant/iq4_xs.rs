@@ -28,7 +28,7 @@ fn decode(bytes: &[u8], out: &mut [f32]) {
         let (d, high) = (f16::from_le_bytes([*d0, *d1]).to_f32(), u16::from_le_bytes([*h0, *h1]));
         let (low, q) = rest.split_at(4);
         for (g, (out, q)) in out.as_chunks_mut::<32>().0.iter_mut().zip(q.as_chunks::<16>().0).enumerate() {
-            let code = (low[g / 2] >> (g % 2 * 4) & 15) as i32 | (high >> (2 * g) & 3) as i32 * 16;
+            let code = (low[g / 2] >> (g % 2 * 4) & 15) as i32 | ((high >> (2 * g) & 3) as i32) << 4;
             let scale = d * (code - 32) as f32;
             *out = nibbles(q).map(|q| scale * LEVELS[q as usize]);
         }

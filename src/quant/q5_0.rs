@@ -45,7 +45,7 @@ fn encode(values: &[f32], bytes: &mut [u8]) {
 /// 32 numbers of 5 bits from the bytes after the scales.
 pub(super) fn unpack([h0, h1, h2, h3, q @ ..]: &[u8; 20]) -> [u8; 32] {
     let (low, high) = (nibbles(q), u32::from_le_bytes([*h0, *h1, *h2, *h3]));
-    std::array::from_fn(|i| low[i] | (high >> i & 1) as u8 * 16)
+    std::array::from_fn(|i| low[i] | ((high >> i & 1) as u8) << 4)
 }
 
 /// The inverse of [`unpack`].

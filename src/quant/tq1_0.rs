@@ -35,7 +35,7 @@ fn decode(bytes: &[u8], out: &mut [f32]) {
             for (i, &byte) in q[at..][..width].iter().enumerate() {
                 let mut fraction = byte;
                 for n in 0..digits {
-                    out[element + n * width + i] = ((fraction as u32 * 3 >> 8) as i32 - 1) as f32 * d;
+                    out[element + n * width + i] = (((fraction as u32 * 3) >> 8) as i32 - 1) as f32 * d;
                     fraction = fraction.wrapping_mul(3);
                 }
             }

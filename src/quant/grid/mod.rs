@@ -49,7 +49,7 @@ impl<const D: usize> Grid<D> {
     /// The point with this index, taken modulo their number.
     pub fn point(&self, index: usize) -> [f32; D] {
         let (word, bits) = (self.words[index & (self.words.len() - 1)], 16 / D);
-        std::array::from_fn(|i| self.levels[(word >> (i * bits)) as usize & (1 << bits) - 1 & 7])
+        std::array::from_fn(|i| self.levels[(word >> (i * bits)) as usize & ((1 << bits) - 1) & 7])
     }
 
     /// The point nearest to `v` and its index.
