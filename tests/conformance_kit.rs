@@ -196,7 +196,7 @@ impl Backend for Broken {
             self.0.drain()?;
         }
         self.0.inner.write(dst, src)?;
-        if matches!(self.0.fault, Fault::SloppyCopies) && src.len() % 4 != 0 {
+        if matches!(self.0.fault, Fault::SloppyCopies) && !src.len().is_multiple_of(4) {
             // rounds up to whole words
             let whole = View::whole(dst.buffer().clone());
             if let Ok(next) = whole.slice(dst.offset() + dst.len(), 4 - src.len() % 4) {
@@ -344,6 +344,8 @@ const FAULTS: &[(&str, &str, Fault)] = &[
     ("attention that ignores kv_len", "attention kv_len", Fault::Overlooks("kv_len")),
     ("attention without slopes", "attention alibi", Fault::Overlooks("alibi")),
     ("attention without its key mask", "attention key_mask", Fault::Overlooks("key_mask")),
+    ("a scan without softplus", "ssm_scan softplus", Fault::Overlooks("softplus")),
+    ("a scan without its direct path", "ssm_scan d=", Fault::Overlooks("d")),
     // inputs mistaken
     ("one key too many", "attention kv_len", Fault::Inputs(one_key_more)),
     (
@@ -565,9 +567,7 @@ fn broken(fault: Fault) -> Broken {
 }
 
 fn options(filter: &str) -> Options {
-    let mut options = Options::default();
-    options.filter = Some(filter.to_string()).filter(|f| !f.is_empty());
-    options
+    Options { filter: Some(filter.to_string()).filter(|f| !f.is_empty()), ..Options::default() }
 }
 
 #[test]

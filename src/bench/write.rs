@@ -161,11 +161,14 @@ pub fn time(ns: u64) -> String {
     }
 }
 
-/// Throughput in the unit of what binds.
+/// Throughput in the unit of what binds, or is likelier to.
 pub fn rate(r: &Record) -> String {
-    if r.derived.bound == "compute" {
-        format!("{:.1} GFLOP/s", r.derived.flops_per_second / 1e9)
-    } else {
-        format!("{:.1} GB/s", r.derived.bytes_per_second / 1e9)
+    let d = &r.derived;
+    let arithmetic = d.bound == "compute" || (d.bound == "unknown" && d.flops > 8 * d.bytes);
+    let (value, unit) = if arithmetic { (d.flops_per_second, "FLOP/s") } else { (d.bytes_per_second, "B/s") };
+    match value {
+        1e12.. => format!("{:.2} T{unit}", value / 1e12),
+        1e9.. => format!("{:.1} G{unit}", value / 1e9),
+        _ => format!("{:.1} M{unit}", value / 1e6),
     }
 }

@@ -2,7 +2,10 @@
 
 use std::{sync::Arc, time::Duration};
 
-use super::{Case, Options, Outcome, Verdict, guarded, plans, run::Prepared};
+use super::{
+    Case, Options, Outcome, Verdict, guarded, plans,
+    run::{Outputs, Prepared},
+};
 use crate::{
     backend::{Backend, Plan, View},
     dispatch::Launch,
@@ -358,7 +361,7 @@ fn batch_invariance(device: &dyn Backend) -> Answer {
         let (Ok(whole_plans), Ok(part_plans)) = (plans(device, &whole.op)?, plans(device, &part.op)?) else { continue };
         let whole = Prepared::new(&whole)?;
         let part = Prepared::new(&part)?.with_inputs_of(&whole);
-        let rows = |prepared: &Prepared, plan| -> Result<Result<Vec<(usize, Vec<u8>)>, String>> {
+        let rows = |prepared: &Prepared, plan| -> Result<Result<Outputs, String>> {
             let stage = prepared.place(device, plan)?;
             stage.launch()?;
             prepared.outputs(device, &stage)

@@ -154,7 +154,7 @@ impl Prepared {
     }
 
     /// Reads everything back: the outputs, by operand, or what happened to memory that was not to be touched.
-    pub(super) fn outputs(&self, device: &dyn Backend, stage: &Stage) -> Result<Result<Vec<(usize, Vec<u8>)>, String>> {
+    pub(super) fn outputs(&self, device: &dyn Backend, stage: &Stage) -> Result<Result<Outputs, String>> {
         let mut outputs = Vec::new();
         for (i, o) in self.operands.iter().enumerate() {
             let (got, before) = (stage.placed[i].read(device)?, &self.bytes[i]);
@@ -177,6 +177,9 @@ impl Prepared {
         }
     }
 }
+
+/// The bytes of each written operand, with its position.
+pub(super) type Outputs = Vec<(usize, Vec<u8>)>;
 
 /// A case on a device, ready to be launched.
 pub(super) struct Stage {
