@@ -40,6 +40,20 @@ use std::sync::Arc;
 
 use backend::{Absent, OpenOptions};
 
+/// The features this build has, of those that say what is in it.
+pub const FEATURES: &[&str] = &[
+    #[cfg(feature = "cpu")]
+    "cpu",
+    #[cfg(feature = "wgpu")]
+    "wgpu",
+    #[cfg(feature = "cuda")]
+    "cuda",
+    #[cfg(feature = "gguf")]
+    "gguf",
+    #[cfg(feature = "cli")]
+    "cli",
+];
+
 /// What [`discover`] found.
 #[derive(Debug)]
 pub struct Discovery {
@@ -52,12 +66,8 @@ pub struct Discovery {
 /// Opens every device of the machine that this build has a backend for. Never fails: what cannot be opened is in `absent`.
 pub fn discover(options: &OpenOptions) -> Discovery {
     let (mut devices, mut absent): (Vec<Arc<dyn Backend>>, Vec<Absent>) = (Vec::new(), Vec::new());
-    for (backend, built) in
-        [("cpu", cfg!(feature = "cpu")), ("wgpu", cfg!(feature = "wgpu")), ("cuda", cfg!(feature = "cuda"))]
-    {
-        if !built {
-            absent.push(Absent { backend, why: format!("built without feature {backend}") });
-        }
+    for backend in ["cpu", "wgpu", "cuda"].into_iter().filter(|b| !FEATURES.contains(b)) {
+        absent.push(Absent { backend, why: format!("built without feature {backend}") });
     }
     #[cfg(feature = "cpu")]
     match Cpu::open(options) {

@@ -17,7 +17,7 @@ pub use record::{
     Code, Conditions, Correctness, Derived, Identity, Limits, Peer, Placement, Record, SCHEMA, Samples, Where,
 };
 pub use suite::{Suite, ops};
-pub use write::{Format, rate, time};
+pub use write::{Format, rate, share, time};
 
 use crate::{
     backend::{Backend, Kind},

@@ -307,19 +307,12 @@ impl Identity {
 impl Code {
     /// This build's; the kernel is filled in later.
     pub fn of_this_build() -> Code {
-        let features = [
-            ("cpu", cfg!(feature = "cpu")),
-            ("wgpu", cfg!(feature = "wgpu")),
-            ("cuda", cfg!(feature = "cuda")),
-            ("gguf", cfg!(feature = "gguf")),
-            ("cli", cfg!(feature = "cli")),
-        ];
         Code {
             version: env!("CARGO_PKG_VERSION").into(),
             commit: option_env!("TESELA_COMMIT").unwrap_or_default().into(),
             dirty: option_env!("TESELA_DIRTY") == Some("true"),
             rustc: option_env!("TESELA_RUSTC").unwrap_or_default().into(),
-            features: features.iter().filter(|f| f.1).map(|f| f.0.into()).collect(),
+            features: crate::FEATURES.iter().map(|f| f.to_string()).collect(),
             kernel: String::new(),
             picked_by: String::new(),
         }

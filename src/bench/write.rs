@@ -133,7 +133,7 @@ fn markdown(records: &[Record]) -> String {
         let _ = writeln!(text, "## {} ({id})\n", records[0].device.name);
         text += "| operation | kernel | median | rate | of peak | bound | checked |\n|---|---|--:|--:|--:|---|---|\n";
         for r in records {
-            let fraction = r.derived.fraction_of_peak.map_or("-".into(), |f| format!("{:.0} %", f * 100.0));
+            let fraction = share(r);
             let star = if r.code.picked_by == "measured" { " *" } else { "" };
             let checked = if r.correctness.why.is_empty() { "yes" } else { &r.correctness.why };
             let _ = writeln!(
@@ -158,6 +158,15 @@ pub fn time(ns: u64) -> String {
         1_000..1_000_000 => format!("{:.1} µs", ns as f64 / 1e3),
         1_000_000..1_000_000_000 => format!("{:.2} ms", ns as f64 / 1e6),
         _ => format!("{:.2} s", ns as f64 / 1e9),
+    }
+}
+
+/// The fraction of the measured peak. More than all of the memory's rate means that the data came from a cache.
+pub fn share(r: &Record) -> String {
+    match r.derived.fraction_of_peak {
+        None => "-".into(),
+        Some(f) if f > 1.0 && r.derived.bound == "memory" => "in cache".into(),
+        Some(f) => format!("{:.0} %", f * 100.0),
     }
 }
 

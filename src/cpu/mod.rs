@@ -36,7 +36,7 @@ mod grouped_matmul;
 mod kernel;
 mod kv_append;
 #[cfg(all(test, feature = "conformance"))]
-mod larger;
+mod larger_tests;
 mod linear_attention;
 mod machine;
 mod matmul;

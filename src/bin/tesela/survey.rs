@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, path::Path};
 use serde_json::json;
 use tesela::{
     backend::Kind,
-    bench::{self, Format, Record, Suite, page, rate, time},
+    bench::{self, Format, Record, Suite, page, rate, share, time},
     conformance::{self, Report},
 };
 
@@ -82,7 +82,7 @@ fn picks(records: &[Record], last: impl Fn(&str) -> bool) -> Vec<Record> {
 /// A line a record. Operations are shortened: the records hold them whole.
 pub fn record_table(records: &[Record]) -> String {
     let row = |r: &Record| {
-        let peak = r.derived.fraction_of_peak.map_or("-".into(), |f| format!("{:.0} %", f * 100.0));
+        let peak = share(r);
         let right = if r.correctness.why.is_empty() { "right" } else { "WRONG" };
         let text = [&time(r.samples.median), &rate(r), &peak, &r.derived.bound, right];
         let mut row = vec![short(&r.identity.case), r.code.kernel.clone()];
