@@ -76,6 +76,9 @@ pub trait Plan: Debug + Send + Sync {
     /// `{device}-{types}-{variant}`, stable across runs.
     fn name(&self) -> &str;
 
+    /// The operation it was made for: a launch of any other is refused.
+    fn op(&self) -> Op;
+
     /// Bytes of scratch memory the caller lends to each launch.
     fn scratch(&self) -> usize {
         0

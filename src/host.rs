@@ -49,8 +49,16 @@ impl Account {
 }
 
 enum Storage {
-    Owned { pointer: NonNull<u8>, layout: Layout, account: Arc<Account> },
-    Adopted(Arc<dyn AsRef<[u8]> + Send + Sync>),
+    Owned {
+        pointer: NonNull<u8>,
+        layout: Layout,
+        account: Arc<Account>,
+    },
+    /// Asked for its bytes once: nothing keeps `as_ref` from giving other ones later.
+    Adopted {
+        pointer: NonNull<u8>,
+        _owner: Arc<dyn AsRef<[u8]> + Send + Sync>,
+    },
 }
 
 /// Bytes on the host. Access goes through raw pointers: the owning device serializes it (its queue's lock).
@@ -86,17 +94,21 @@ impl HostBuffer {
         Ok(Arc::new(HostBuffer { storage, len: bytes, token }))
     }
 
-    /// Someone else's memory, read in place.
-    pub(crate) fn adopt(bytes: Arc<dyn AsRef<[u8]> + Send + Sync>, token: Token) -> Buffer {
-        let len = (*bytes).as_ref().len();
-        Arc::new(HostBuffer { storage: Storage::Adopted(bytes), len, token })
+    /// Someone else's memory, read in place; `None` where it is less aligned than any element may be.
+    pub(crate) fn adopt(bytes: Arc<dyn AsRef<[u8]> + Send + Sync>, token: Token) -> Option<Buffer> {
+        // Shared borrows of the owner live as long as it is held, so the pointer stays good.
+        let slice = (*bytes).as_ref();
+        let (pointer, len) = (NonNull::from(slice).cast::<u8>(), slice.len());
+        let aligned = pointer.addr().get().is_multiple_of(8);
+        aligned.then(|| -> Buffer {
+            Arc::new(HostBuffer { storage: Storage::Adopted { pointer, _owner: bytes }, len, token })
+        })
     }
 
     /// First byte. Valid for `len` bytes; for writes only where the buffer is not read-only.
     pub(crate) fn pointer(&self) -> *mut u8 {
         match &self.storage {
-            Storage::Owned { pointer, .. } => pointer.as_ptr(),
-            Storage::Adopted(bytes) => (**bytes).as_ref().as_ptr().cast_mut(),
+            Storage::Owned { pointer, .. } | Storage::Adopted { pointer, .. } => pointer.as_ptr(),
         }
     }
 }
@@ -125,35 +137,40 @@ impl RawBuffer for HostBuffer {
         self.token
     }
     fn read_only(&self) -> bool {
-        matches!(self.storage, Storage::Adopted(_))
+        matches!(self.storage, Storage::Adopted { .. })
     }
 }
 
-/// First byte of a view of a host buffer; an error for another device's.
-pub(crate) fn pointer(view: &View) -> Result<*mut u8> {
-    let buffer: &HostBuffer = view.downcast().ok_or_else(|| Error::invalid("view", "not a host buffer"))?;
+/// First byte of a view of the device `token`'s buffer; an error for another's, which another lock guards.
+pub(crate) fn pointer(view: &View, token: Token) -> Result<*mut u8> {
+    let buffer: Option<&HostBuffer> = view.downcast();
+    let buffer = buffer.filter(|b| b.token == token);
+    let buffer = buffer.ok_or_else(|| Error::invalid("view", "not of this device's memory"))?;
     // SAFETY: a view's offset lies inside its buffer, or at its end.
     Ok(unsafe { buffer.pointer().add(view.offset()) })
 }
 
-/// Copies host bytes in. The caller holds the device's lock.
-pub(crate) fn write(dst: &View, src: &[u8]) -> Result<()> {
-    if dst.len() != src.len() || dst.buffer().read_only() {
+/// Copies host bytes in. The caller holds the lock of the device `token`.
+pub(crate) fn write(dst: &View, src: &[u8], token: Token) -> Result<()> {
+    if dst.buffer().read_only() {
+        return Err(Error::invalid("write", "the memory was adopted, and is only read"));
+    }
+    if dst.len() != src.len() {
         return Err(Error::invalid("write", format_args!("{} bytes into a view of {}", src.len(), dst.len())));
     }
-    let to = pointer(dst)?;
+    let to = pointer(dst, token)?;
     // SAFETY: `to` is valid for `dst.len()` writable bytes, and `src` is a borrow that cannot overlap device memory
     // being written under the device's lock.
     unsafe { std::ptr::copy_nonoverlapping(src.as_ptr(), to, src.len()) };
     Ok(())
 }
 
-/// Copies bytes out. The caller holds the device's lock.
-pub(crate) fn read(src: &View, dst: &mut [u8]) -> Result<()> {
+/// Copies bytes out. The caller holds the lock of the device `token`.
+pub(crate) fn read(src: &View, dst: &mut [u8], token: Token) -> Result<()> {
     if dst.len() != src.len() {
         return Err(Error::invalid("read", format_args!("a view of {} bytes into {}", src.len(), dst.len())));
     }
-    let from = pointer(src)?;
+    let from = pointer(src, token)?;
     // SAFETY: `from` is valid for `src.len()` bytes; `dst` is a distinct mutable borrow.
     unsafe { std::ptr::copy_nonoverlapping(from, dst.as_mut_ptr(), dst.len()) };
     Ok(())

@@ -164,12 +164,12 @@ impl Spec {
 
     /// Extent counted from the last dimension: `dim(0)` is the innermost; 1 beyond the rank.
     pub fn dim(&self, from_last: usize) -> usize {
-        self.rank().checked_sub(from_last + 1).map_or(1, |i| self.shape[i])
+        self.shape.iter().rev().nth(from_last).map_or(1, |&n| n)
     }
 
     /// Stride in elements counted from the last dimension; 0 beyond the rank.
     pub fn stride(&self, from_last: usize) -> usize {
-        self.rank().checked_sub(from_last + 1).map_or(0, |i| self.strides[i])
+        self.strides.iter().rev().nth(from_last).map_or(0, |&s| s)
     }
 
     /// Number of elements.

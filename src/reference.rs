@@ -57,15 +57,16 @@ impl Backend for Reference {
 
     fn write(&self, dst: &View, src: &[u8]) -> Result<()> {
         let _queue = self.0.lock();
-        host::write(dst, src)
+        host::write(dst, src, self.0.token)
     }
 
     fn read(&self, src: &View, dst: &mut [u8]) -> Result<()> {
         let _queue = self.0.lock();
-        host::read(src, dst)
+        host::read(src, dst, self.0.token)
     }
 
     fn plan(&self, op: &Op) -> Result<Plans> {
+        op.validate()?;
         // A specification may repeat a few bytes to any number of elements; here each of them becomes an f64.
         let elements = op.operands().iter().fold(0usize, |sum, o| sum.saturating_add(o.spec.numel()));
         if elements > MAX_ELEMENTS {
@@ -80,7 +81,7 @@ impl Backend for Reference {
     }
 
     fn adopt(&self, bytes: Arc<dyn AsRef<[u8]> + Send + Sync>) -> Option<Buffer> {
-        Some(HostBuffer::adopt(bytes, self.0.token))
+        HostBuffer::adopt(bytes, self.0.token)
     }
 
     fn memory(&self) -> Memory {
@@ -100,6 +101,10 @@ impl Plan for Oracle {
         &self.name
     }
 
+    fn op(&self) -> Op {
+        self.op
+    }
+
     fn determinism(&self) -> Determinism {
         Determinism::BatchInvariant
     }
@@ -111,7 +116,7 @@ impl Plan for Oracle {
         let mut stored = Vec::new(); // the bytes of each operand as they lie in memory
         for (o, view) in operands.iter().zip(args) {
             let mut bytes = vec![0; o.spec.span()];
-            host::read(&view.slice(0, o.spec.span())?, &mut bytes)?;
+            host::read(&view.slice(0, o.spec.span())?, &mut bytes, self.device.token)?;
             let array = if o.role == Role::Out { Array::zeros(o.spec) } else { Array::decode(o.spec, &bytes)? };
             arrays.push(o.name, array);
             stored.push(bytes);
@@ -131,7 +136,7 @@ impl Plan for Oracle {
                 }
                 _ => arrays[o.name].encode(old, &mut bytes)?,
             }
-            host::write(&view.slice(0, bytes.len())?, &bytes)?;
+            host::write(&view.slice(0, bytes.len())?, &bytes, self.device.token)?;
         }
         Ok(())
     }

@@ -157,14 +157,18 @@ impl Tensor {
         if let Stored::Weight(w) = &self.stored
             && let Some(source) = w.source()
         {
-            bytes.copy_from_slice(source.slice());
+            let plain = source.slice();
+            if plain.len() != bytes.len() {
+                return Err(self.invalid("the memory it was adopted from has changed"));
+            }
+            bytes.copy_from_slice(plain);
             return Ok(());
         }
         let span = self.plain()?.slice(0, self.spec.span())?;
         if self.spec.is_dense() {
             return self.device.backend().read(&span, bytes);
         }
-        let mut all = vec![0; span.len()];
+        let mut all = self.room(span.len(), 0u8)?;
         self.device.backend().read(&span, &mut all)?;
         let (_, size) = self.dtype().block();
         for (at, out) in self.spec.offsets().zip(bytes.chunks_exact_mut(size)) {
@@ -180,16 +184,26 @@ impl Tensor {
         if size == 0 || (size != 1 && (elements > 1 || size != bytes)) {
             return Err(self.invalid(format_args!("elements cannot be read as {size} bytes each; `read_f32` decodes")));
         }
-        let mut out = vec![T::zeroed(); self.spec.bytes() / size];
+        let mut out = self.room(self.spec.bytes() / size, T::zeroed())?;
         self.read_into(bytemuck::cast_slice_mut(&mut out))?;
         Ok(out)
     }
 
     /// The elements in row-major order, converted to f32 from whatever dtype.
     pub fn read_f32(&self) -> Result<Vec<f32>> {
-        let mut out = vec![0.0; self.spec.numel()];
+        let mut out = self.room(self.spec.numel(), 0f32)?;
         quant::decode(self.dtype(), &self.read::<u8>()?, &mut out)?;
         Ok(out)
+    }
+
+    /// Host memory for its elements: a view may repeat a few bytes to more than there is room for.
+    fn room<T: Clone>(&self, len: usize, value: T) -> Result<Vec<T>> {
+        let mut room = Vec::new();
+        let bytes = len.saturating_mul(size_of::<T>());
+        let oom = |_| Error::OutOfMemory { device: "host".into(), bytes, available: None };
+        room.try_reserve_exact(len).map_err(oom)?;
+        room.resize(len, value);
+        Ok(room)
     }
 
     fn plain(&self) -> Result<View> {

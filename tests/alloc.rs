@@ -45,11 +45,14 @@ static ALLOCATOR: Counting = Counting;
 struct Idle(Arc<Fake>, DeviceInfo);
 
 #[derive(Debug)]
-struct Nothing;
+struct Nothing(Op);
 
 impl Plan for Nothing {
     fn name(&self) -> &str {
         "idle-any-nothing"
+    }
+    fn op(&self) -> Op {
+        self.0
     }
     fn scratch(&self) -> usize {
         256
@@ -75,8 +78,8 @@ impl Backend for Idle {
     fn read(&self, src: &View, dst: &mut [u8]) -> Result<()> {
         self.0.read(src, dst)
     }
-    fn plan(&self, _op: &Op) -> Result<Plans> {
-        Ok(vec![Arc::new(Nothing)])
+    fn plan(&self, op: &Op) -> Result<Plans> {
+        Ok(vec![Arc::new(Nothing(*op))])
     }
     fn sync(&self) -> Result<()> {
         Ok(())

@@ -244,6 +244,9 @@ impl Plan for Kernel {
     fn name(&self) -> &str {
         &self.name
     }
+    fn op(&self) -> Op {
+        self.op
+    }
     fn scratch(&self) -> usize {
         if matches!(self.device.fault, Fault::StaleScratch | Fault::ScratchOverrun) { 64 } else { 0 }
     }

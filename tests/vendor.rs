@@ -59,7 +59,7 @@ impl Backend for Npu {
                     && e.out.is_dense()
                     && e.a.shape() == e.out.shape() =>
             {
-                Ok(vec![Arc::new(Relu)])
+                Ok(vec![Arc::new(Relu(*op))])
             }
             _ => Err(Error::unsupported(op, "this NPU rectifies dense f32")),
         }
@@ -67,11 +67,14 @@ impl Backend for Npu {
 }
 
 #[derive(Debug)]
-struct Relu;
+struct Relu(Op);
 
 impl Plan for Relu {
     fn name(&self) -> &str {
         "npu-f32-relu"
+    }
+    fn op(&self) -> Op {
+        self.0
     }
     unsafe fn launch(&self, args: &[View], _scratch: Option<&View>) -> Result<()> {
         let a = bytes(&args[0], |a| a.to_vec())?;

@@ -23,6 +23,10 @@ use crate::{
 type Run = Box<dyn Fn(&Args, &mut Pool) + Send + Sync>;
 type Pack = Box<dyn Fn(Range<usize>, Tensor, Tensor, &mut Pool) + Send + Sync>;
 
+/// More elements than memory holds: such an operand repeats itself (stride 0), and would take days. Declined, so that counts of tasks and
+/// sizes of scratch memory stay far from overflowing.
+const MOST: usize = 1 << 44;
+
 /// One kernel for one operation: see the [module above](super) for how an op file uses it.
 pub(crate) struct Kernel {
     device: Arc<Device>,
@@ -46,6 +50,10 @@ impl Kernel {
     ) -> Result<Kernel> {
         let op = op.into();
         op.require(known | Features::DETERMINISM)?;
+        if let Some(o) = op.operands().iter().find(|o| o.spec.numel() > MOST) {
+            let why = format_args!("{} repeats to {} elements: more than can be walked", o.name, o.spec.numel());
+            return Err(Error::unsupported(op, why));
+        }
         Ok(Kernel {
             device: device.clone(),
             operands: op.operands(),
@@ -93,6 +101,10 @@ impl Kernel {
         Ok(vec![Arc::new(self)])
     }
 
+    fn pointer(&self, view: &View) -> Result<*mut u8> {
+        host::pointer(view, self.device.token)
+    }
+
     /// Runs a kernel's code under the device's lock. A panic there is a mistake of this crate; it becomes an error all the same.
     fn guarded(&self, call: impl FnOnce(&mut Pool)) -> Result<()> {
         let mut pool = self.device.lock();
@@ -107,6 +119,10 @@ impl Kernel {
 impl Plan for Kernel {
     fn name(&self) -> &str {
         &self.name
+    }
+
+    fn op(&self) -> Op {
+        self.op
     }
 
     fn scratch(&self) -> usize {
@@ -127,17 +143,18 @@ impl Plan for Kernel {
             return Err(Error::unsupported(&self.name, format_args!("operand {operand} has no packed form")));
         };
         let part = Spec::new(o.spec.dtype(), &[rows.len(), o.spec.dim(0)])?;
-        let plain = Tensor { pointer: Pointer(host::pointer(plain)?), spec: &part };
-        let packed = Tensor { pointer: Pointer(host::pointer(packed)?), spec: &o.spec };
+        let plain = Tensor { pointer: Pointer(self.pointer(plain)?), spec: &part };
+        let packed = Tensor { pointer: Pointer(self.pointer(packed)?), spec: &o.spec };
         self.guarded(|pool| pack(rows, plain, packed, pool))
     }
 
     unsafe fn launch(&self, args: &[View], scratch: Option<&View>) -> Result<()> {
         let mut tensors = ArrayVec::new();
         for (view, o) in args.iter().zip(&self.operands) {
-            tensors.push((o.name, Tensor { pointer: Pointer(host::pointer(view)?), spec: &o.spec }));
+            tensors.push((o.name, Tensor { pointer: Pointer(self.pointer(view)?), spec: &o.spec }));
         }
-        let scratch = scratch.map(host::pointer).transpose()?.unwrap_or(std::ptr::dangling_mut::<Line>().cast());
+        let scratch = scratch.map(|s| self.pointer(s)).transpose()?;
+        let scratch = scratch.unwrap_or(std::ptr::dangling_mut::<Line>().cast());
         let args = Args { tensors, scratch: Pointer(scratch), isa: self.device.isa };
         self.guarded(|pool| self.run.iter().for_each(|run| run(&args, pool)))
     }

@@ -150,15 +150,16 @@ impl Backend for Cpu {
 
     fn write(&self, dst: &View, src: &[u8]) -> Result<()> {
         let _queue = self.0.lock();
-        host::write(dst, src)
+        host::write(dst, src, self.0.token)
     }
 
     fn read(&self, src: &View, dst: &mut [u8]) -> Result<()> {
         let _queue = self.0.lock();
-        host::read(src, dst)
+        host::read(src, dst, self.0.token)
     }
 
     fn plan(&self, op: &Op) -> Result<Plans> {
+        op.validate()?;
         plans(&self.0, op)
     }
 
@@ -168,7 +169,7 @@ impl Backend for Cpu {
     }
 
     fn adopt(&self, bytes: Arc<dyn AsRef<[u8]> + Send + Sync>) -> Option<Buffer> {
-        Some(HostBuffer::adopt(bytes, self.0.token))
+        HostBuffer::adopt(bytes, self.0.token)
     }
 
     fn peaks(&self) -> Result<Peaks> {

@@ -90,8 +90,8 @@ impl Kernel {
         let types: Vec<&str> = self.operands.iter().take(2).map(|o| o.spec.dtype().name()).collect();
         let types = if types[0] == types[types.len() - 1] { types[0].into() } else { types.join("-") };
         let name = format!("cuda-{types}-{}", self.entry);
-        let (device, tensors, threads) = (device.clone(), self.tensors, self.threads);
-        Ok(Compiled { name, device, function, params, tensors, blocks, threads, determinism })
+        let (op, device, tensors, threads) = (self.op, device.clone(), self.tensors, self.threads);
+        Ok(Compiled { name, op, device, function, params, tensors, blocks, threads, determinism })
     }
 }
 
@@ -99,6 +99,7 @@ impl Kernel {
 #[derive(Debug)]
 pub(super) struct Compiled {
     name: String,
+    op: Op,
     device: Arc<Device>,
     function: CudaFunction,
     params: Params,
@@ -111,6 +112,10 @@ pub(super) struct Compiled {
 impl Plan for Compiled {
     fn name(&self) -> &str {
         &self.name
+    }
+
+    fn op(&self) -> Op {
+        self.op
     }
 
     fn determinism(&self) -> Determinism {

@@ -22,9 +22,13 @@ pub struct Launch {
 }
 
 impl Launch {
-    /// Pairs an operation with a plan that the device `token` made for it.
+    /// Pairs an operation with a plan that the device `token` made for it. A plan for any other operation is refused: its kernel would
+    /// reach beyond the operands.
     pub fn new(op: &Op, plan: Arc<dyn Plan>, token: Token) -> Result<Launch> {
         op.validate()?;
+        if plan.op() != *op {
+            return Err(Error::invalid(op, format_args!("the kernel {} was made for {}", plan.name(), plan.op())));
+        }
         let operands = op.operands();
         let packed = (0..operands.len()).map(|i| plan.packing(i).map(|p| p.bytes)).collect();
         Ok(Launch { op: *op, operands, packed, token, plan })

@@ -11,21 +11,31 @@ use super::*;
 use crate::{
     backend::{Buffer, Packing, RawBuffer},
     dtype::DType,
-    op::{Elementwise, Matmul, elementwise::Function},
+    op::{Determinism, Elementwise, Matmul, Numerics, elementwise::Function},
 };
 
 /// Counts launches and packings; claims what the test wants.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Claim {
+    op: Op,
     scratch: usize,
     packing: Option<Packing>,
     launched: AtomicUsize,
     packed: Mutex<Vec<Range<usize>>>,
 }
 
+impl Claim {
+    fn of(op: Op) -> Claim {
+        Claim { op, scratch: 0, packing: None, launched: AtomicUsize::new(0), packed: Mutex::default() }
+    }
+}
+
 impl Plan for Claim {
     fn name(&self) -> &str {
         "claim"
+    }
+    fn op(&self) -> Op {
+        self.op
     }
     fn scratch(&self) -> usize {
         self.scratch
@@ -89,7 +99,7 @@ fn refused(result: Result<()>, because: &str) {
 #[test]
 fn operands_are_checked_in_number_size_place_and_kind() {
     let token = Token::new();
-    let plan = Arc::new(Claim { scratch: 100, ..Claim::default() });
+    let plan = Arc::new(Claim { scratch: 100, ..Claim::of(matmul()) });
     let launch = Launch::new(&matmul(), plan.clone(), token).expect("a valid operation");
     let good = || vec![view(32, token), view(128, token), view(64, token)];
     let scratch = view(128, token);
@@ -119,14 +129,16 @@ fn operands_are_checked_in_number_size_place_and_kind() {
     refused(with(0, scratch.slice(0, 32).expect("inside")), "scratch memory overlaps");
     assert_eq!(plan.launched.load(Ordering::Relaxed), 2, "nothing refused was launched");
     let wrong = Matmul::new(spec(DType::F32, &[2, 4]), spec(DType::F32, &[8, 5]), spec(DType::F32, &[2, 8]));
-    assert!(Launch::new(&wrong.into(), plan, token).is_err());
+    assert!(Launch::new(&wrong.into(), Arc::new(Claim::of(wrong.into())), token).is_err());
+    let other = matmul().with_mode(Numerics::Fast, Determinism::Any);
+    assert!(Launch::new(&other, plan, token).is_err(), "a kernel made for another operation");
 }
 
 #[test]
 fn packed_weights_are_checked() {
     let token = Token::new();
     let packing = Packing { name: "tiles", bytes: 160, rows: 4 };
-    let plan = Arc::new(Claim { packing: Some(packing), ..Claim::default() });
+    let plan = Arc::new(Claim { packing: Some(packing), ..Claim::of(matmul()) });
     let launch = Launch::new(&matmul(), plan.clone(), token).expect("a valid operation");
     let args = |w: usize| vec![view(32, token), view(w, token), view(64, token)];
     launch.run(&args(160), None).expect("nothing wrong");
@@ -155,7 +167,8 @@ fn packed_weights_are_checked() {
 fn an_output_may_be_an_input_where_the_operation_says_so() {
     let mut op = Elementwise::new(spec(DType::F32, &[4, 4]), spec(DType::F32, &[4, 4]));
     op.function = Function::Relu;
-    let launch = |op: Elementwise| Launch::new(&op.into(), Arc::new(Claim::default()), Token::new()).expect("valid");
+    let launch =
+        |op: Elementwise| Launch::new(&op.into(), Arc::new(Claim::of(op.into())), Token::new()).expect("valid");
     let at = |launch: &Launch, a: usize, out: usize| {
         let whole = view(4096, launch.token());
         launch.run(&[whole.slice(a, 512).expect("inside"), whole.slice(out, 512).expect("inside")], None)

@@ -144,7 +144,9 @@ pub(crate) fn pack(device: &Device, launch: &Launch, operand: usize, spec: &Spec
     for start in (0..total).step_by(step) {
         let rows = start..(start + step).min(total);
         let part = stage.slice(0, rows.len() * row)?;
-        device.backend().write(&part, &bytes[rows.start * row..rows.end * row])?;
+        let from = bytes.get(rows.start * row..rows.end * row);
+        let from = from.ok_or_else(|| Error::invalid(launch.op(), "the weight's bytes are fewer than its rows"))?;
+        device.backend().write(&part, from)?;
         launch.pack(operand, rows, &part, &packed)?;
     }
     Ok(packed)

@@ -26,6 +26,7 @@ struct Operand {
 #[derive(Debug)]
 pub(super) struct Compiled {
     name: Arc<str>,
+    op: Op,
     queue: Arc<Queue>,
     pipeline: Arc<wgpu::ComputePipeline>,
     operands: Vec<Operand>,
@@ -82,13 +83,18 @@ impl Compiled {
         };
         let table = if kernel.table.is_empty() { None } else { Some(queue.table(&kernel.table)?) };
         let grid = if kernel.groups == 0 { (0, 0) } else { grid };
-        Ok(Compiled { name, queue: queue.clone(), pipeline, operands, params, grid, table, determinism, align })
+        let (op, queue) = (*op, queue.clone());
+        Ok(Compiled { name, op, queue, pipeline, operands, params, grid, table, determinism, align })
     }
 }
 
 impl Plan for Compiled {
     fn name(&self) -> &str {
         &self.name
+    }
+
+    fn op(&self) -> Op {
+        self.op
     }
 
     fn determinism(&self) -> Determinism {
@@ -107,7 +113,7 @@ impl Plan for Compiled {
             let rest = if o.span == 0 { 0 } else { view.offset() - begin };
             params[Kernel::FIRST_AT + i] = (rest / o.unit) as u32;
             let size = wgpu::BufferSize::new((rest + o.span).max(4).next_multiple_of(4) as u64);
-            let binding = wgpu::BufferBinding { buffer: queue::raw(view)?, offset: begin as u64, size };
+            let binding = wgpu::BufferBinding { buffer: queue::raw(view, self.queue.token)?, offset: begin as u64, size };
             entries.push(wgpu::BindGroupEntry { binding: i as u32, resource: wgpu::BindingResource::Buffer(binding) });
         }
         if let Some(table) = &self.table {

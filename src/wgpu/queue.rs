@@ -295,7 +295,7 @@ impl Queue {
 
     /// Copies host bytes in, behind what is recorded.
     pub(super) fn write(&self, dst: &View, src: &[u8]) -> Result<()> {
-        let raw = same_length(dst, src.len())?;
+        let raw = same_length(dst, src.len(), self.token)?;
         let mut state = lock(&self.state);
         self.check("writing", src.len())?;
         self.flush(&mut state)?;
@@ -324,7 +324,7 @@ impl Queue {
 
     /// Copies bytes out, after what is recorded.
     pub(super) fn read(&self, src: &View, dst: &mut [u8]) -> Result<()> {
-        let raw = same_length(src, dst.len())?;
+        let raw = same_length(src, dst.len(), self.token)?;
         let mut state = lock(&self.state);
         self.check("reading", dst.len())?;
         self.flush(&mut state)?;
@@ -366,14 +366,15 @@ impl Queue {
 }
 
 /// The raw buffer of a view, where the view is this backend's and as long as the host's bytes.
-fn same_length(view: &View, len: usize) -> Result<&wgpu::Buffer> {
+fn same_length(view: &View, len: usize, token: Token) -> Result<&wgpu::Buffer> {
     if view.len() != len {
         return Err(Error::invalid("copy", format_args!("a view of {} bytes and {len} on the host", view.len())));
     }
-    raw(view)
+    raw(view, token)
 }
 
-pub(super) fn raw(view: &View) -> Result<&wgpu::Buffer> {
+/// The raw buffer of a view of the device `token`.
+pub(super) fn raw(view: &View, token: Token) -> Result<&wgpu::Buffer> {
     let buffer: Option<&GpuBuffer> = view.downcast();
-    buffer.map(|b| &b.raw).ok_or_else(|| Error::invalid("view", "not a buffer of this device"))
+    buffer.filter(|b| b.token == token).map(|b| &b.raw).ok_or_else(|| Error::invalid("view", "not a buffer of this device"))
 }

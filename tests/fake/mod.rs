@@ -168,6 +168,10 @@ impl Plan for Product {
         self.kernel.name
     }
 
+    fn op(&self) -> Op {
+        self.op.into()
+    }
+
     fn scratch(&self) -> usize {
         self.kernel.scratch
     }
