@@ -113,7 +113,8 @@ impl Plan for Compiled {
             let rest = if o.span == 0 { 0 } else { view.offset() - begin };
             params[Kernel::FIRST_AT + i] = (rest / o.unit) as u32;
             let size = wgpu::BufferSize::new((rest + o.span).max(4).next_multiple_of(4) as u64);
-            let binding = wgpu::BufferBinding { buffer: queue::raw(view, self.queue.token)?, offset: begin as u64, size };
+            let binding =
+                wgpu::BufferBinding { buffer: queue::raw(view, self.queue.token)?, offset: begin as u64, size };
             entries.push(wgpu::BindGroupEntry { binding: i as u32, resource: wgpu::BindingResource::Buffer(binding) });
         }
         if let Some(table) = &self.table {

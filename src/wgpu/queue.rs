@@ -376,5 +376,8 @@ fn same_length(view: &View, len: usize, token: Token) -> Result<&wgpu::Buffer> {
 /// The raw buffer of a view of the device `token`.
 pub(super) fn raw(view: &View, token: Token) -> Result<&wgpu::Buffer> {
     let buffer: Option<&GpuBuffer> = view.downcast();
-    buffer.filter(|b| b.token == token).map(|b| &b.raw).ok_or_else(|| Error::invalid("view", "not a buffer of this device"))
+    buffer
+        .filter(|b| b.token == token)
+        .map(|b| &b.raw)
+        .ok_or_else(|| Error::invalid("view", "not a buffer of this device"))
 }
