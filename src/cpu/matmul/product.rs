@@ -2,7 +2,7 @@
 
 use super::{
     epilogue::{COLUMNS, Epilogue},
-    rows,
+    int8, rows,
     tile::{self, BLOCK, PANEL, Tile},
     weight::Weight,
 };
@@ -25,6 +25,8 @@ pub(crate) enum Way {
     Plain,
     /// Row by row, for few rows of x.
     Rows,
+    /// Panels of 8-bit integers are made from any quantized layout.
+    Int8,
 }
 
 impl Way {
@@ -34,13 +36,14 @@ impl Way {
             Way::Panel => "panel",
             Way::Plain => "plain",
             Way::Rows => "rows",
+            Way::Int8 => "int8",
         }
     }
 
     /// What the order of its sums promises.
     pub(crate) fn determinism(self) -> Determinism {
         match self {
-            Way::Panel | Way::Plain => Determinism::BatchInvariant,
+            Way::Panel | Way::Plain | Way::Int8 => Determinism::BatchInvariant,
             Way::Rows => Determinism::ThreadCount,
         }
     }
@@ -51,6 +54,8 @@ impl Way {
 pub(crate) struct Product {
     /// Blocks of k.
     blocks: usize,
+    /// Bytes of a block of a row of x in scratch memory.
+    block_bytes: usize,
     /// Rows of x that are in scratch memory at once.
     chunk: usize,
     /// Rows and columns of a task.
@@ -77,6 +82,7 @@ const CHUNK_BYTES: usize = 8 << 20;
 /// Rows that make good use of the second cache. Decoding a panel pays off over more of them than reading one.
 const PANEL_ROWS: usize = 192;
 const PLAIN_ROWS: usize = 384;
+const INT8_ROWS: usize = 516;
 /// A multiple of every strip's height.
 const STRIP: usize = 12;
 
@@ -84,8 +90,12 @@ impl Product {
     /// For up to `m` rows; `gated` products have two factors.
     pub(crate) fn new(threads: usize, way: Way, (m, n, k): (usize, usize, usize), gated: bool) -> Product {
         let blocks = k.div_ceil(BLOCK).max(1);
-        let rows = if way == Way::Panel { PANEL_ROWS } else { PLAIN_ROWS };
-        let chunk = (CHUNK_BYTES / (blocks * BLOCK * 4)).next_multiple_of(STRIP).min(rows).min(m).max(1);
+        let (rows, block_bytes) = match way {
+            Way::Panel => (PANEL_ROWS, BLOCK * 4),
+            Way::Plain | Way::Rows => (PLAIN_ROWS, BLOCK * 4),
+            Way::Int8 => (INT8_ROWS, size_of::<int8::Row>()),
+        };
+        let chunk = (CHUNK_BYTES / (blocks * block_bytes)).next_multiple_of(STRIP).min(rows).min(m).max(1);
         let small = m.saturating_mul(n).saturating_mul(k) < 64 << 10;
         // Enough tasks for every thread, columns first: each panel is then decoded once.
         let panels = n.div_ceil(PANEL).max(1);
@@ -93,11 +103,11 @@ impl Product {
         let across = n.div_ceil(columns).max(1);
         let parts = if small || way == Way::Rows { 1 } else { (2 * threads).div_ceil(across) };
         let part = chunk.div_ceil(parts).next_multiple_of(STRIP).min(chunk.max(1));
-        Product { blocks, chunk, part, columns, threads, factors: 1 + usize::from(gated), small }
+        Product { blocks, block_bytes, chunk, part, columns, threads, factors: 1 + usize::from(gated), small }
     }
 
     fn x_bytes(&self) -> usize {
-        self.blocks * self.chunk * BLOCK * 4
+        (self.blocks * self.chunk * self.block_bytes).next_multiple_of(64)
     }
 
     fn sums_bytes(&self) -> usize {
@@ -136,6 +146,7 @@ impl Product {
                     let task = Task { job, x: args.scratch(), own, chunk, i, rows, j, columns };
                     simd!(args.isa, s => match way {
                         Way::Rows => self.dots(s, &task),
+                        Way::Int8 => self.integers(s, &task),
                         Way::Panel | Way::Plain => self.tiles(s, &task),
                     });
                 }
@@ -154,14 +165,23 @@ impl Product {
 
     /// Row `row` of the job to row `i` of scratch memory.
     #[inline(always)]
-    unsafe fn convert<S: Simd>(&self, s: S, way: Way, job: &Job, row: usize, to: *mut f32, i: usize) {
+    unsafe fn convert<S: Simd>(&self, s: S, way: Way, job: &Job, row: usize, to: *mut u8, i: usize) {
         let (x, k) = (job.x, job.x.spec.dim(0));
         let (pitch, block) = self.pitches(way);
         for (b, p) in (0..k).step_by(BLOCK).enumerate() {
+            let len = BLOCK.min(k - p);
             // SAFETY: the row exists, and scratch memory has room for it.
             unsafe {
                 let from = x.at::<u8>(job.first + row, p);
-                decode_strided(s, x.dtype(), from, x.spec.stride(0), to.add(i * pitch + b * block), BLOCK.min(k - p));
+                if way == Way::Int8 {
+                    let mut values = [0f32; BLOCK];
+                    decode_strided(s, x.dtype(), from, x.spec.stride(0), values.as_mut_ptr(), len);
+                    let to = to.cast::<int8::Row>().add(b * self.chunk + i);
+                    int8::row(s, job.w.tensor.dtype(), values.as_ptr(), to);
+                } else {
+                    let to = to.cast::<f32>().add(i * pitch + b * block);
+                    decode_strided(s, x.dtype(), from, x.spec.stride(0), to, len);
+                }
             }
         }
     }
@@ -201,6 +221,41 @@ impl Product {
                             );
                             tile::multiply(s, task.rows, tile);
                         }
+                    }
+                }
+            }
+        }
+        // SAFETY: as above.
+        unsafe { self.finish(s, task) }
+    }
+
+    #[inline(always)]
+    unsafe fn integers<S: Simd>(&self, s: S, task: &Task) {
+        for f in 0..self.factors {
+            let Some(w) = task.factor(f) else { continue };
+            // SAFETY: the task's rows and columns exist; buffers are sized for them.
+            unsafe {
+                let (panel, sums, k) = (task.own.cast::<int8::Panel>(), self.sums(task, f), w.k());
+                if k == 0 {
+                    sums.write_bytes(0, task.rows * self.columns);
+                }
+                for (b, p) in (0..k).step_by(BLOCK).enumerate() {
+                    let range = p..k.min(p + BLOCK);
+                    for j in (0..task.columns).step_by(PANEL) {
+                        let tile = int8::Tile {
+                            a: task.x.cast::<int8::Row>().add(b * self.chunk + task.i),
+                            b: panel,
+                            k: range.len(),
+                            c: sums.add(j),
+                            pitch: self.columns,
+                            first: p == 0,
+                        };
+                        let range = range.clone();
+                        s.outline(
+                            #[inline(always)]
+                            || int8::panel(s, w, task.j + j, range, panel),
+                        );
+                        int8::multiply(s, w.tensor.dtype(), task.rows, tile);
                     }
                 }
             }

@@ -1,4 +1,4 @@
-//! 512-bit vectors: AVX-512 F, BW, DQ and VL, with AVX2's companions.
+//! 512-bit vectors: AVX-512 F, BW, DQ, VL and VNNI, with AVX2's companions.
 
 use std::arch::x86_64::*;
 
@@ -15,6 +15,7 @@ impl Avx512 {
             && is_x86_feature_detected!("avx512bw")
             && is_x86_feature_detected!("avx512dq")
             && is_x86_feature_detected!("avx512vl")
+            && is_x86_feature_detected!("avx512vnni")
             && is_x86_feature_detected!("avx2")
             && is_x86_feature_detected!("fma")
             && is_x86_feature_detected!("f16c");
@@ -24,7 +25,7 @@ impl Avx512 {
     /// Runs `f`, which is inlined here, compiled with the instructions.
     #[inline(always)]
     pub(crate) fn enter<R>(self, f: impl FnOnce() -> R) -> R {
-        #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")]
+        #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
         fn inner<R>(f: impl FnOnce() -> R) -> R {
             f()
         }
@@ -57,13 +58,14 @@ macro_rules! memory {
 
 impl Simd for Avx512 {
     const LANES: usize = 16;
+    const DOTS: bool = true;
     type F = __m512;
     type I = __m512i;
     type M = __mmask16;
 
     #[inline(always)]
     fn outline<R>(self, f: impl FnOnce() -> R) -> R {
-        #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")]
+        #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
         #[inline(never)]
         fn inner<R>(f: impl FnOnce() -> R) -> R {
             f()
@@ -94,6 +96,7 @@ impl Simd for Avx512 {
         };
         load_i8(p: *const i8) -> __m512i = _mm512_cvtepi8_epi32(_mm_loadu_si128(p.cast()));
         load_u8(p: *const u8) -> __m512i = _mm512_cvtepu8_epi32(_mm_loadu_si128(p.cast()));
+        store_i8(p: *mut i8, v: __m512i) = _mm_storeu_si128(p.cast(), _mm512_cvtepi32_epi8(v));
         gather(p: *const f32, index: __m512i) -> __m512 = _mm512_i32gather_ps::<4>(index, p);
     }
 
@@ -159,6 +162,7 @@ impl Simd for Avx512 {
         add_i(a: __m512i, b: __m512i) -> __m512i = _mm512_add_epi32(a, b);
         sub_i(a: __m512i, b: __m512i) -> __m512i = _mm512_sub_epi32(a, b);
         mul_i(a: __m512i, b: __m512i) -> __m512i = _mm512_mullo_epi32(a, b);
+        dot(c: __m512i, u: __m512i, i: __m512i) -> __m512i = _mm512_dpbusd_epi32(c, u, i);
         and(a: __m512i, b: __m512i) -> __m512i = _mm512_and_si512(a, b);
         or(a: __m512i, b: __m512i) -> __m512i = _mm512_or_si512(a, b);
         xor(a: __m512i, b: __m512i) -> __m512i = _mm512_xor_si512(a, b);

@@ -2,7 +2,7 @@
 
 use half::{bf16, f16};
 
-use super::Simd;
+use super::{Simd, WIDEST};
 
 /// f32, f16 or bf16 in memory.
 pub(crate) trait Element: Copy + Send + Sync + 'static {
@@ -25,9 +25,6 @@ pub(crate) trait Element: Copy + Send + Sync + 'static {
     /// Rounded to nearest, ties to even.
     fn of(x: f32) -> Self;
 }
-
-/// The widest vector in lanes.
-const WIDEST: usize = 16;
 
 impl Element for f32 {
     #[inline(always)]

@@ -27,10 +27,15 @@ pub(crate) use {
 pub(crate) use element::{Element, element};
 pub(crate) use scalar::Scalar;
 
+/// The widest vector in lanes.
+const WIDEST: usize = 16;
+
 /// Vectors of f32 with the integers and masks that go with them. Every operation is lane by lane unless it says otherwise.
 pub(crate) trait Simd: Copy + std::fmt::Debug + Send + Sync + 'static {
     /// Lanes of a vector.
     const LANES: usize;
+    /// True where `dot` is an instruction.
+    const DOTS: bool = false;
     /// f32 lanes.
     type F: Copy;
     /// i32 lanes.
@@ -80,6 +85,18 @@ pub(crate) trait Simd: Copy + std::fmt::Debug + Send + Sync + 'static {
     /// # Safety
     /// As for `load`.
     unsafe fn load_u8(self, p: *const u8) -> Self::I;
+    /// The lowest byte of each lane.
+    /// # Safety
+    /// As for `store`.
+    #[inline(always)]
+    unsafe fn store_i8(self, p: *mut i8, v: Self::I) {
+        let mut lanes = [0i32; WIDEST];
+        // SAFETY: LANES is at most WIDEST; the caller answers for `p`.
+        unsafe {
+            self.store(lanes.as_mut_ptr().cast(), self.of_bits(v));
+            (0..Self::LANES).for_each(|i| *p.add(i) = lanes[i] as i8);
+        }
+    }
     /// `p[index]` for each lane.
     /// # Safety
     /// `p` is readable at each of the indices.
@@ -125,6 +142,16 @@ pub(crate) trait Simd: Copy + std::fmt::Debug + Send + Sync + 'static {
     fn sub_i(self, a: Self::I, b: Self::I) -> Self::I;
     /// Wraps.
     fn mul_i(self, a: Self::I, b: Self::I) -> Self::I;
+    /// Adds to each lane of `c` the products of its four unsigned bytes of `u` with the signed ones of `i`.
+    #[inline(always)]
+    fn dot(self, c: Self::I, u: Self::I, i: Self::I) -> Self::I {
+        let byte = self.splat_i(255);
+        let p0 = self.mul_i(self.and(u, byte), self.sar::<24>(self.shl::<24>(i)));
+        let p1 = self.mul_i(self.and(self.shr::<8>(u), byte), self.sar::<24>(self.shl::<16>(i)));
+        let p2 = self.mul_i(self.and(self.shr::<16>(u), byte), self.sar::<24>(self.shl::<8>(i)));
+        let p3 = self.mul_i(self.shr::<24>(u), self.sar::<24>(i));
+        self.add_i(c, self.add_i(self.add_i(p0, p1), self.add_i(p2, p3)))
+    }
     fn and(self, a: Self::I, b: Self::I) -> Self::I;
     fn or(self, a: Self::I, b: Self::I) -> Self::I;
     fn xor(self, a: Self::I, b: Self::I) -> Self::I;
@@ -165,6 +192,26 @@ pub(crate) trait Simd: Copy + std::fmt::Debug + Send + Sync + 'static {
     }
 }
 
+/// `simd!(isa, s => expression)`: the expression compiled for the instruction set, with `s` its [`Simd`] value.
+macro_rules! simd {
+    ($isa:expr, $s:ident => $body:expr) => {
+        match $isa {
+            $crate::cpu::simd::Isa::Scalar($s) => $body,
+            #[cfg(target_arch = "x86_64")]
+            $crate::cpu::simd::Isa::Avx2($s) => $s.enter(
+                #[inline(always)]
+                || $body,
+            ),
+            #[cfg(target_arch = "x86_64")]
+            $crate::cpu::simd::Isa::Avx512($s) => $s.enter(
+                #[inline(always)]
+                || $body,
+            ),
+        }
+    };
+}
+pub(crate) use simd;
+
 /// The instruction set in use: what was detected, or less.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Isa {
@@ -173,7 +220,7 @@ pub(crate) enum Isa {
     /// AVX2, FMA, F16C.
     #[cfg(target_arch = "x86_64")]
     Avx2(Avx2),
-    /// AVX-512 F, BW, DQ, VL.
+    /// AVX-512 F, BW, DQ, VL, VNNI.
     #[cfg(target_arch = "x86_64")]
     Avx512(Avx512),
 }
@@ -198,6 +245,15 @@ impl Isa {
         all.iter().find(|i| i.name() == wanted).or(all.first()).copied().unwrap_or(Isa::Scalar(Scalar))
     }
 
+    /// True where 8-bit integers have a dot product of their own.
+    pub(crate) fn dots(self) -> bool {
+        #[inline(always)]
+        fn dots<S: Simd>(_: S) -> bool {
+            S::DOTS
+        }
+        simd!(self, s => dots(s))
+    }
+
     /// `scalar`, `avx2`, `avx512`: the last part of kernels' names.
     pub(crate) fn name(self) -> &'static str {
         match self {
@@ -209,26 +265,6 @@ impl Isa {
         }
     }
 }
-
-/// `simd!(isa, s => expression)`: the expression compiled for the instruction set, with `s` its [`Simd`] value.
-macro_rules! simd {
-    ($isa:expr, $s:ident => $body:expr) => {
-        match $isa {
-            $crate::cpu::simd::Isa::Scalar($s) => $body,
-            #[cfg(target_arch = "x86_64")]
-            $crate::cpu::simd::Isa::Avx2($s) => $s.enter(
-                #[inline(always)]
-                || $body,
-            ),
-            #[cfg(target_arch = "x86_64")]
-            $crate::cpu::simd::Isa::Avx512($s) => $s.enter(
-                #[inline(always)]
-                || $body,
-            ),
-        }
-    };
-}
-pub(crate) use simd;
 
 #[cfg(test)]
 mod tests {
@@ -245,6 +281,36 @@ mod tests {
                 assert_eq!(to[j * 20 + i], from[i * 20 + j], "{}", isa.name());
             }
         }
+    }
+
+    #[test]
+    fn bytes_are_multiplied_by_fours() {
+        let u: Vec<u8> = (0..64).map(|i| i * 77 % 256).map(|i: u32| i as u8).collect();
+        let i: Vec<i8> = (0..64u32).map(|i| (i * 59 + 13) as i8).collect();
+        for isa in Isa::available() {
+            let mut sums = [7i32; 16];
+            // SAFETY: no vector is longer than 64 bytes.
+            let lanes = simd!(isa, s => unsafe { add_dots(s, u.as_ptr(), i.as_ptr(), &mut sums) });
+            for (lane, &sum) in sums.iter().enumerate().take(lanes) {
+                let want: i32 = (4 * lane..4 * lane + 4).map(|p| u[p] as i32 * i[p] as i32).sum();
+                assert_eq!(sum, 7 + want, "{}", isa.name());
+            }
+            let mut low = [0i8; 16];
+            // SAFETY: both hold the widest vector.
+            simd!(isa, s => unsafe { s.store_i8(low.as_mut_ptr(), s.bits(s.load(sums.as_ptr().cast()))) });
+            assert!((0..lanes).all(|lane| low[lane] == sums[lane] as i8), "{}", isa.name());
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn add_dots<S: Simd>(s: S, u: *const u8, i: *const i8, sums: &mut [i32; 16]) -> usize {
+        let sums = sums.as_mut_ptr().cast::<f32>();
+        // SAFETY: the caller's promise.
+        unsafe {
+            let (c, u, i) = (s.bits(s.load(sums)), s.bits(s.load(u.cast())), s.bits(s.load(i.cast())));
+            s.store(sums, s.of_bits(s.dot(c, u, i)));
+        }
+        S::LANES
     }
 
     #[inline(always)]
