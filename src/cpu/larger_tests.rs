@@ -159,7 +159,8 @@ fn neighbours_do_not_change_bits() {
     }
 }
 
-/// `cargo test --release --features conformance cpu_speed -- --ignored --nocapture`
+/// `cargo test --release --features conformance cpu_speed -- --ignored --nocapture`; the variable `TESELA_CASE` picks those that
+/// begin so.
 #[test]
 #[ignore = "a measurement"]
 fn cpu_speed() {
@@ -211,9 +212,10 @@ fn cpu_speed() {
         "attention q=f32:1x1x32x128 k=q4_0:1x4096x8x128 v=q4_0:1x4096x8x128 out=f32:1x1x32x128 causal=true",
         "attention q=f32:1x1x32x128 k=f8e4m3:1x4096x8x128 v=f8e4m3:1x4096x8x128 out=f32:1x1x32x128 causal=true",
     ];
+    let picked = std::env::var("TESELA_CASE").unwrap_or_default();
     for isa in Isa::available() {
         let device = device(isa, 1);
-        for text in cases {
+        for text in cases.into_iter().filter(|text| text.starts_with(&picked)) {
             let op: Op = text.parse().expect("an operation");
             let (launch, args, scratch) = prepare(&device, &op);
             let mut best = f64::INFINITY;

@@ -21,6 +21,18 @@ pub(crate) struct Rows {
     pub(crate) stride: usize,
 }
 
+impl Rows {
+    /// The rows from `row` on.
+    ///
+    /// # Safety
+    /// The matrix has the row.
+    #[inline(always)]
+    pub(crate) unsafe fn from(self, row: usize) -> Rows {
+        // SAFETY: the caller's promise.
+        Rows { pointer: unsafe { self.pointer.add(row * self.stride) }, ..self }
+    }
+}
+
 /// What the product is added to.
 #[derive(Clone, Copy)]
 pub(crate) enum Start {

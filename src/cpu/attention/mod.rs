@@ -1,14 +1,15 @@
 //! Attention with an online softmax: a tile of query rows meets the keys tile by tile.
 //!
 //! A tile's rows are the rows of all query heads that share a kv head, so that keys and values are read (and decoded) once for
-//! all of them. Tasks are (tile, kv head, range of keys); there is more than one range where few queries meet a long cache, and then
-//! a second pass merges their partial results in order. See [`tile`] for the arithmetic.
+//! all of them. Tasks are (some tiles, kv head, range of keys); there is more than one range where few queries meet a long cache, and
+//! then a second pass merges their partial results in order. See [`tile`] for the arithmetic.
 
+mod place;
 mod tile;
 
 use std::{ops::Range, sync::Arc};
 
-use self::tile::{Buffers, Done, KEYS, ROWS, tile};
+use self::tile::{Buffers, Done, KEYS, ROWS, tiles};
 use super::{
     Device,
     kernel::{Args, Kernel, Tensor},
@@ -22,6 +23,8 @@ use crate::{
     op::{Attention, Determinism, Features, attention::Sizes},
 };
 
+/// Tiles of a task at most.
+const TILES: usize = 4;
 /// Tasks that a short job is cut into by splitting its keys.
 const TASKS: usize = 64;
 /// Keys that are worth a task of their own.
@@ -67,16 +70,20 @@ pub(super) fn plan(device: &Arc<Device>, op: &Attention) -> Result<Plans> {
             // SAFETY: each thread has its own buffers, each task its own partial result, and rows are one task's alone.
             simd!(args.isa, s => unsafe {
                 let memory = args.scratch::<f32>();
-                let buffers = Buffers::new(&job, memory.add(thread * floats_each));
-                let keys = split * job.range..(split + 1) * job.range;
-                tile(s, &job, args, &work, keys, buffers);
+                let own = memory.add(thread * floats_each);
+                tiles(s, &job, args, &work, split * job.range..(split + 1) * job.range, own);
                 let to = memory.add(threads * floats_each + (of * job.splits + split) * partial);
-                for r in 0..work.rows {
-                    let done = buffers.done(s, &job, work.rows, r);
-                    if job.splits == 1 {
-                        finish(s, &job, args, &work, r, done);
-                    } else {
-                        done.save(&job, to, r);
+                let few = job.few(s, work.rows);
+                for t in 0..work.tiles() {
+                    let (tile, mut buffers) = (work.tile(t), Buffers::new(&job, own, t));
+                    buffers.turn(s, &job, few, tile.rows);
+                    for r in 0..tile.rows {
+                        let done = buffers.done(&job, r);
+                        if job.splits == 1 {
+                            finish(s, &job, args, &tile, r, done);
+                        } else {
+                            done.save(&job, to, t * ROWS + r);
+                        }
                     }
                 }
             });
@@ -87,7 +94,7 @@ pub(super) fn plan(device: &Arc<Device>, op: &Attention) -> Result<Plans> {
                 // SAFETY: as above; the partial results are complete.
                 simd!(args.isa, s => unsafe {
                     let memory = args.scratch::<f32>();
-                    let row = Buffers::new(&job, memory.add(thread * floats_each)).row;
+                    let row = Buffers::new(&job, memory.add(thread * floats_each), 0).row;
                     let from = memory.add(threads * floats_each + of * job.splits * partial);
                     for r in 0..work.rows {
                         let done = merge(s, &job, from, r, row);
@@ -104,9 +111,9 @@ pub(super) struct Job {
     op: Attention,
     sizes: Sizes,
     group: usize,
-    /// Rows of a tile at most.
+    /// Rows of a task at most: of several tiles where there are enough tasks all the same.
     rows: usize,
-    /// Tiles at most.
+    /// Tasks at most, but for kv heads and ranges of keys.
     tiles: usize,
     /// Ranges of keys, and the keys of each.
     splits: usize,
@@ -120,7 +127,8 @@ impl Job {
         let sizes = op.sizes();
         let group = sizes.heads.checked_div(sizes.kv_heads).unwrap_or(0);
         let all = sizes.q_len * group;
-        let rows = all.clamp(1, ROWS);
+        let tiles = all.div_ceil(ROWS) * sizes.kv_heads * if op.q_offsets.is_some() { 1 } else { sizes.batch };
+        let rows = all.clamp(1, ROWS * (tiles / TASKS).clamp(1, TILES));
         let tiles = match (all, op.q_offsets) {
             (0, _) => 0,
             (_, Some(_)) => all.div_ceil(rows) + sizes.batch,
@@ -241,6 +249,16 @@ pub(super) struct Work {
 }
 
 impl Work {
+    fn tiles(&self) -> usize {
+        self.rows.div_ceil(ROWS)
+    }
+
+    /// The rows of tile `t`.
+    fn tile(&self, t: usize) -> Work {
+        let rows = (self.rows - t * ROWS).min(ROWS);
+        Work { first: self.first + t * ROWS, rows, queries: self.queries.clone(), keys: self.keys.clone(), ..*self }
+    }
+
     /// The position of the sequence's query row `i`.
     fn position(&self, i: usize) -> i64 {
         self.keys.len() as i64 - self.queries.len() as i64 + i as i64

@@ -8,7 +8,8 @@
 //! few rows:   O[row][value]  = Pᵀ V     vectors along d and dv; K Qᵀ by dot products
 //! ```
 //!
-//! Keys and values are decoded into buffers first, a tile at a time. Tiles begin at multiples of
+//! Keys and values are decoded into buffers first, a tile at a time, and then serve all tiles of rows of a task: [`super::TILES`] of them
+//! quarter the copying, which took more time than the products where every query head has its own keys. Tiles begin at multiples of
 //! [`KEYS`], wherever the rows' keys begin: what a row computes does not depend on its neighbours.
 
 use std::ops::Range;
@@ -21,6 +22,7 @@ use super::{
         simd::{Simd, math},
     },
     Job, Work,
+    place::Place,
 };
 use crate::op::attention::Sizes;
 
@@ -29,11 +31,10 @@ pub(super) const KEYS: usize = 64;
 /// Query rows of a tile at most.
 pub(super) const ROWS: usize = 64;
 
-/// A thread's scratch memory, in floats; d and dv padded to whole vectors.
+/// A thread's scratch memory, in floats; d and dv padded to whole vectors. The first fields serve all tiles of a task, the others
+/// are one tile's.
 #[derive(Clone, Copy)]
 pub(super) struct Buffers {
-    /// `[d][rows]` or, for few rows, `[rows][d]`
-    queries: *mut f32,
     /// `[KEYS][d]`
     keys: *mut f32,
     /// `[KEYS][dv]`
@@ -42,6 +43,10 @@ pub(super) struct Buffers {
     scores: *mut f32,
     /// `[KEYS][rows]`: the mask.
     mask: *mut f32,
+    /// One row of d, dv or keys.
+    pub(super) row: *mut f32,
+    /// `[d][rows]` or, for few rows, `[rows][d]`
+    queries: *mut f32,
     /// `[dv][rows]` or, for few rows, `[rows][dv]`
     out: *mut f32,
     /// `[rows]`: largest score so far.
@@ -54,8 +59,6 @@ pub(super) struct Buffers {
     slopes: *mut f32,
     /// `[rows]`: positions, as i32.
     positions: *mut f32,
-    /// One row of d, dv or keys.
-    pub(super) row: *mut f32,
 }
 
 /// A row's result but for the division: the weighted sum of values and the sum of weights, both relative to `exp(largest)`.
@@ -67,49 +70,74 @@ pub(super) struct Done {
 }
 
 impl Buffers {
-    /// Lengths in the order of the fields.
-    fn lengths(job: &Job) -> [usize; 12] {
-        let (rows, d, dv) = (padded(job.rows), padded(job.sizes.d), padded(job.sizes.dv));
+    /// Lengths of what tiles share, in the order of the fields.
+    fn shared(job: &Job) -> [usize; 5] {
+        let (rows, d, dv) = (padded(job.rows.min(ROWS)), padded(job.sizes.d), padded(job.sizes.dv));
         let mask = if job.op.mask.is_some() { KEYS * rows } else { 0 };
-        [rows * d, KEYS * d, KEYS * dv, KEYS * rows, mask, rows * dv, rows, rows, rows, rows, rows, d.max(dv).max(KEYS)]
+        [KEYS * d, KEYS * dv, KEYS * rows, mask, d.max(dv).max(KEYS)]
+    }
+
+    /// Lengths of what each tile has, in the order of the fields.
+    fn own(job: &Job) -> [usize; 7] {
+        let (rows, d, dv) = (padded(job.rows.min(ROWS)), padded(job.sizes.d), padded(job.sizes.dv));
+        [rows * d, rows * dv, rows, rows, rows, rows, rows]
     }
 
     pub(super) fn floats(job: &Job) -> usize {
-        Buffers::lengths(job).iter().sum()
+        let own: usize = Buffers::own(job).iter().sum();
+        Buffers::shared(job).iter().sum::<usize>() + job.rows.div_ceil(ROWS) * own
     }
 
+    /// Tile `tile`'s buffers.
+    ///
     /// # Safety
-    /// `memory` is `Buffers::floats` long.
-    pub(super) unsafe fn new(job: &Job, memory: *mut f32) -> Buffers {
+    /// `memory` is `Buffers::floats` long, and the task has such a tile.
+    pub(super) unsafe fn new(job: &Job, memory: *mut f32, tile: usize) -> Buffers {
         let mut next = memory;
-        let [queries, keys, values, scores, mask, out, largest, sum, decay, slopes, positions, row] =
-            Buffers::lengths(job).map(|n| {
-                let this = next;
-                // SAFETY: the lengths add up to the whole.
-                next = unsafe { next.add(n) };
-                this
-            });
-        Buffers { queries, keys, values, scores, mask, out, largest, sum, decay, slopes, positions, row }
+        let mut take = |n: usize| {
+            let this = next;
+            // SAFETY: the lengths add up to the whole.
+            next = unsafe { next.add(n) };
+            this
+        };
+        let [keys, values, scores, mask, row] = Buffers::shared(job).map(&mut take);
+        let own = Buffers::own(job);
+        take(tile * own.iter().sum::<usize>());
+        let [queries, out, largest, sum, decay, slopes, positions] = own.map(take);
+        Buffers { keys, values, scores, mask, row, queries, out, largest, sum, decay, slopes, positions }
+    }
+
+    /// Lays the values of a tile's rows out for [`done`](Self::done), where no other tile's keys are needed any more.
+    ///
+    /// # Safety
+    /// `tiles` filled the buffers.
+    #[inline(always)]
+    pub(super) unsafe fn turn<S: Simd>(&mut self, s: S, job: &Job, few: bool, rows: usize) {
+        let (wide, stride) = (padded(job.sizes.dv), rows.next_multiple_of(S::LANES));
+        if few {
+            return;
+        }
+        // SAFETY: `values` has as many rows as a tile at most, and all three lengths are whole vectors.
+        unsafe {
+            for r in (0..stride).step_by(S::LANES) {
+                for i in (0..wide).step_by(S::LANES) {
+                    s.transpose(self.out.add(i * stride + r), stride, self.values.add(r * wide + i), wide);
+                }
+            }
+        }
+        self.out = self.values;
     }
 
     /// Row `r`'s result.
     ///
     /// # Safety
-    /// `tile` filled the buffers, and row r was one of its rows.
+    /// The buffers were turned, and row r was one of the tile's rows.
     #[inline(always)]
-    pub(super) unsafe fn done<S: Simd>(self, s: S, job: &Job, rows: usize, r: usize) -> Done {
-        let dv = job.sizes.dv;
+    pub(super) unsafe fn done(self, job: &Job, r: usize) -> Done {
         // SAFETY: inside the buffers.
         unsafe {
             let (largest, sum) = (*self.largest.add(r), *self.sum.add(r));
-            if job.few(s, rows) {
-                return Done { largest, sum, values: self.out.add(r * padded(dv)) };
-            }
-            let stride = rows.next_multiple_of(S::LANES);
-            for i in 0..dv {
-                *self.row.add(i) = *self.out.add(i * stride + r);
-            }
-            Done { largest, sum, values: self.row }
+            Done { largest, sum, values: self.out.add(r * padded(job.sizes.dv)) }
         }
     }
 }
@@ -117,7 +145,7 @@ impl Buffers {
 impl Job {
     /// True where vectors along the rows would be mostly empty.
     #[inline(always)]
-    fn few<S: Simd>(&self, _s: S, rows: usize) -> bool {
+    pub(super) fn few<S: Simd>(&self, _s: S, rows: usize) -> bool {
         rows * 2 <= S::LANES && !self.invariant
     }
 
@@ -148,52 +176,79 @@ impl Job {
     }
 }
 
-/// Computes the tile against those of the sequence's keys that lie in `keys`.
+/// Computes a task's tiles against those of the sequence's keys that lie in `keys`, which are read once for all of them.
 ///
 /// # Safety
-/// The operands are the operation's own, the buffers this call's alone.
+/// The operands are the operation's own, `memory` this call's alone and as long as its buffers.
 #[inline(always)]
-pub(super) unsafe fn tile<S: Simd>(s: S, job: &Job, args: &Args, work: &Work, keys: Range<usize>, buffers: Buffers) {
+pub(super) unsafe fn tiles<S: Simd>(s: S, job: &Job, args: &Args, work: &Work, keys: Range<usize>, memory: *mut f32) {
     let Sizes { d, dv, .. } = job.sizes;
-    let rows = work.rows.next_multiple_of(S::LANES);
     let few = job.few(s, work.rows);
     let keys = job.visible(work, keys);
+    let (k, v) = (args.of("k"), args.of("v"));
     // SAFETY: buffers are as long as their fields say, keys lie in the sequence.
     unsafe {
-        start(s, job, args, work, buffers);
-        let Buffers { queries, scores, out, decay, .. } = buffers;
+        for t in 0..work.tiles() {
+            start(s, job, args, &work.tile(t), few, Buffers::new(job, memory, t));
+        }
         let mut first = keys.start - keys.start % KEYS;
         while first < keys.end {
             let these = first.max(keys.start)..(first + KEYS).min(keys.end);
-            let count = these.len();
             first += KEYS;
             let place = Place::find(job, args, work, these.clone());
-            let k = place.read(s, &args.of("k"), d, few, buffers.keys);
-            if few {
-                dots(s, (count, work.rows, d), k, queries, scores);
-            } else {
-                let left = Left { pointer: k.pointer, row: k.stride, column: 1 };
-                let right = Rows { pointer: queries, stride: rows };
-                product(s, (count, rows, d), left, right, Rows { pointer: scores, stride: rows }, Start::Zero);
+            let buffers = Buffers::new(job, memory, 0);
+            let k = place.read(s, &k, d, few, buffers.keys);
+            let v = place.read(s, &v, dv, few, buffers.values);
+            for t in 0..work.tiles() {
+                let part = work.tile(t);
+                let seen = job.visible(&part, these.clone());
+                if seen.is_empty() {
+                    continue;
+                }
+                let skip = seen.start - these.start;
+                let (k, v) = (k.from(skip), v.from(skip));
+                let tile = Tile { work: part, keys: seen, hidden: place.hidden >> skip, few };
+                meet(s, job, args, &tile, k, v, Buffers::new(job, memory, t));
             }
-            weights(s, job, args, work, &place, buffers);
-            let v = place.read(s, &args.of("v"), dv, few, buffers.values);
-            if few {
-                let left = Left { pointer: scores, row: 1, column: rows };
-                let to = Rows { pointer: out, stride: padded(dv) };
-                product(s, (work.rows, dv.next_multiple_of(S::LANES), count), left, v, to, Start::RowFactors(decay));
-            } else {
-                let left = Left { pointer: v.pointer, row: 1, column: v.stride };
-                let weights = Rows { pointer: scores, stride: rows };
-                product(
-                    s,
-                    (dv, rows, count),
-                    left,
-                    weights,
-                    Rows { pointer: out, stride: rows },
-                    Start::Columns(decay),
-                );
-            }
+        }
+    }
+}
+
+/// Rows of a tile and the keys they meet.
+struct Tile {
+    work: Work,
+    /// Numbers of the keys in their sequence.
+    keys: Range<usize>,
+    /// Bit i: key i takes no part at all.
+    hidden: u64,
+    few: bool,
+}
+
+/// # Safety
+/// `k` and `v` are the tile's keys' rows, the buffers its own.
+#[inline(always)]
+unsafe fn meet<S: Simd>(s: S, job: &Job, args: &Args, tile: &Tile, k: Rows, v: Rows, buffers: Buffers) {
+    let Sizes { d, dv, .. } = job.sizes;
+    let (count, own) = (tile.keys.len(), tile.work.rows);
+    let rows = own.next_multiple_of(S::LANES);
+    let Buffers { queries, scores, out, decay, .. } = buffers;
+    let matrix = |pointer: *mut f32| Rows { pointer, stride: rows };
+    // SAFETY: buffers are as long as their fields say.
+    unsafe {
+        if tile.few {
+            dots(s, (count, own, d), k, queries, scores);
+        } else {
+            let left = Left { pointer: k.pointer, row: k.stride, column: 1 };
+            product(s, (count, rows, d), left, matrix(queries), matrix(scores), Start::Zero);
+        }
+        weights(s, job, args, tile, buffers);
+        if tile.few {
+            let left = Left { pointer: scores, row: 1, column: rows };
+            let to = Rows { pointer: out, stride: padded(dv) };
+            product(s, (own, dv.next_multiple_of(S::LANES), count), left, v, to, Start::RowFactors(decay));
+        } else {
+            let left = Left { pointer: v.pointer, row: 1, column: v.stride };
+            product(s, (dv, rows, count), left, matrix(scores), matrix(out), Start::Columns(decay));
         }
     }
 }
@@ -203,103 +258,35 @@ pub(super) unsafe fn tile<S: Simd>(s: S, job: &Job, args: &Args, work: &Work, ke
 /// # Safety
 /// As for `tile`.
 #[inline(always)]
-unsafe fn start<S: Simd>(s: S, job: &Job, args: &Args, work: &Work, buffers: Buffers) {
+unsafe fn start<S: Simd>(s: S, job: &Job, args: &Args, work: &Work, few: bool, buffers: Buffers) {
     let Sizes { d, dv, heads, .. } = job.sizes;
-    let Buffers { queries, row, positions, slopes, largest, sum, out, .. } = buffers;
+    let Buffers { keys, queries, positions, slopes, largest, sum, out, .. } = buffers;
     let (q, alibi) = (args.of("q"), args.get("alibi"));
     let rows = work.rows.next_multiple_of(S::LANES);
-    let few = job.few(s, work.rows);
-    let positions = positions.cast::<i32>();
+    // The rows are turned from where the keys will be, which has as many rows as a tile at most.
+    let (wide, plain) = (padded(d), if few { queries } else { keys });
     // SAFETY: inside the buffers.
     unsafe {
-        out.write_bytes(0, if few { work.rows * padded(dv) } else { dv * rows });
-        queries.write_bytes(0, if few { work.rows * padded(d) } else { d * rows });
+        out.write_bytes(0, rows * padded(dv));
+        plain.write_bytes(0, rows * wide);
         for r in 0..rows {
             *largest.add(r) = f32::NEG_INFINITY;
             *sum.add(r) = 0.0;
             // Lanes beyond the rows do what the last row does, to no effect.
             let (i, h) = job.row(work, r.min(work.rows - 1));
-            *positions.add(r) = work.position(i) as i32;
+            *positions.cast::<i32>().add(r) = work.position(i) as i32;
             *slopes.add(r) = alibi.map_or(0.0, |t| *t.pointer::<f32>().add(h * t.spec.stride(0)));
-            if r >= work.rows {
-                continue;
-            }
-            let from = Row::of(&q, (work.queries.start + i) * heads + h);
-            if few {
-                from.load(s, d, queries.add(r * padded(d)));
-                continue;
-            }
-            from.load(s, d, row);
-            for p in 0..d {
-                *queries.add(p * rows + r) = *row.add(p);
+            if r < work.rows {
+                Row::of(&q, (work.queries.start + i) * heads + h).load(s, d, plain.add(r * wide));
             }
         }
-    }
-}
-
-/// Where the keys of a tile are.
-struct Place {
-    /// Numbers of the keys in their sequence.
-    keys: Range<usize>,
-    /// Indices into the two outer dimensions of k and v, for each key.
-    places: [(u32, u32); KEYS],
-    paged: bool,
-    /// Bit i: key i takes no part at all.
-    hidden: u64,
-    kv_head: usize,
-}
-
-impl Place {
-    /// # Safety
-    /// The keys are the sequence's, at most `KEYS`.
-    unsafe fn find(job: &Job, args: &Args, work: &Work, keys: Range<usize>) -> Place {
-        let op = &job.op;
-        let paged = op.block_table.is_some();
-        let mut place = Place { keys: keys.clone(), places: [(0, 0); KEYS], paged, hidden: 0, kv_head: work.kv_head };
-        let (table, mask, page) = (args.get("block_table"), args.get("key_mask"), op.k.dim(2));
-        for (i, j) in keys.enumerate() {
-            place.places[i] = (work.batch as u32, (work.keys.start + j) as u32);
-            if let Some(table) = &table {
-                // SAFETY: the table is i32, with an entry for each page of the sequence.
-                let at = unsafe { *table.at::<i32>(work.batch, j / page) };
-                place.places[i] = (at as u32, (j % page) as u32);
-                place.hidden |= u64::from(usize::try_from(at).is_err() || at as usize >= op.k.dim(3)) << i;
-            }
-            if let Some(mask) = &mask {
-                // SAFETY: the mask is u8, with an entry for each key.
-                place.hidden |= u64::from(unsafe { *mask.at::<u8>(work.batch, j) } == 0) << i;
-            }
-        }
-        place
-    }
-
-    /// The keys' rows of k or v as f32, decoded into `buffer`; for few rows, which read them once, in place where they lie so in
-    /// whole vectors. (Many rows read them often, and rows that are a power of two apart evict each other from the cache.)
-    ///
-    /// # Safety
-    /// `buffer` holds `KEYS` padded rows.
-    #[inline(always)]
-    unsafe fn read<S: Simd>(&self, s: S, t: &Tensor, n: usize, few: bool, buffer: *mut f32) -> Rows {
-        let (outer, inner, head) = (t.spec.stride(3), t.spec.stride(2), self.kv_head * t.spec.stride(1));
-        // SAFETY: the rows exist, but for those in no page.
-        unsafe {
-            if few && !self.paged && n.is_multiple_of(S::LANES) {
-                let (batch, first) = self.places[0];
-                let row = Row::at(t, batch as usize * outer + first as usize * inner + head);
-                if let Some(pointer) = row.direct() {
-                    return Rows { pointer: pointer.cast_mut(), stride: inner };
-                }
-            }
-            for (i, &(page, slot)) in self.places.iter().enumerate().take(self.keys.len()) {
-                let to = buffer.add(i * padded(n));
-                if self.paged && self.hidden >> i & 1 == 1 {
-                    to.write_bytes(0, padded(n));
-                } else {
-                    Row::at(t, page as usize * outer + slot as usize * inner + head).load(s, n, to);
+        if !few {
+            for p in (0..wide).step_by(S::LANES) {
+                for r in (0..rows).step_by(S::LANES) {
+                    s.transpose(plain.add(r * wide + p), wide, queries.add(p * rows + r), rows);
                 }
             }
         }
-        Rows { pointer: buffer, stride: padded(n) }
     }
 }
 
@@ -366,11 +353,12 @@ unsafe fn dot_block<S: Simd, const K: usize, const R: usize>(s: S, d: usize, k: 
 /// # Safety
 /// As for `tile`; the dot products are there.
 #[inline(always)]
-unsafe fn weights<S: Simd>(s: S, job: &Job, args: &Args, work: &Work, place: &Place, buffers: Buffers) {
+unsafe fn weights<S: Simd>(s: S, job: &Job, args: &Args, tile: &Tile, buffers: Buffers) {
     let op = &job.op;
     let Buffers { scores, mask, largest, sum, decay, slopes, positions, .. } = buffers;
-    let (rows, count, first) = (work.rows.next_multiple_of(S::LANES), place.keys.len(), place.keys.start as i64);
-    let (nearest, furthest) = job.positions(work);
+    let (count, first) = (tile.keys.len(), tile.keys.start as i64);
+    let rows = tile.work.rows.next_multiple_of(S::LANES);
+    let (nearest, furthest) = job.positions(&tile.work);
     let (last, window) = (first + count as i64 - 1, job.window());
     // Does any row of the tile not see one of its keys?
     let too_new = op.causal && last > nearest;
@@ -381,7 +369,7 @@ unsafe fn weights<S: Simd>(s: S, job: &Job, args: &Args, work: &Work, place: &Pl
     // SAFETY: whole vectors inside the buffers.
     unsafe {
         if let Some(t) = args.get("mask") {
-            read_mask(s, job, &t, work, place, buffers);
+            read_mask(s, job, &t, tile, buffers);
         }
         for lane in (0..rows).step_by(S::LANES) {
             let before = s.load(largest.add(lane));
@@ -414,7 +402,7 @@ unsafe fn weights<S: Simd>(s: S, job: &Job, args: &Args, work: &Work, place: &Pl
                     }
                     score = s.select(s.lt(s.float(sight), s.zero()), nothing, score);
                 }
-                if place.hidden >> i & 1 == 1 {
+                if tile.hidden >> i & 1 == 1 {
                     score = nothing;
                 }
                 s.store(at, score);
@@ -426,7 +414,7 @@ unsafe fn weights<S: Simd>(s: S, job: &Job, args: &Args, work: &Work, place: &Pl
             let mut total = s.mul(s.load(sum.add(lane)), factor);
             for i in 0..count {
                 let at = scores.add(i * rows + lane);
-                let weight = math::exp(s, s.sub(s.load(at), shift));
+                let weight = math::exp_flushed(s, s.sub(s.load(at), shift));
                 total = s.add(total, weight);
                 s.store(at, weight);
             }
@@ -450,7 +438,8 @@ unsafe fn load_i<S: Simd>(s: S, p: *const f32) -> S::I {
 /// # Safety
 /// As for `tile`.
 #[inline(always)]
-unsafe fn read_mask<S: Simd>(s: S, job: &Job, mask: &Tensor, work: &Work, place: &Place, buffers: Buffers) {
+unsafe fn read_mask<S: Simd>(s: S, job: &Job, mask: &Tensor, tile: &Tile, buffers: Buffers) {
+    let Tile { work, keys, .. } = tile;
     let rows = work.rows.next_multiple_of(S::LANES);
     let (of_heads, of_batch) = (mask.spec.dim(2), mask.spec.dim(3));
     for r in 0..rows {
@@ -458,9 +447,9 @@ unsafe fn read_mask<S: Simd>(s: S, job: &Job, mask: &Tensor, work: &Work, place:
         let matrix = if of_batch > 1 { work.batch } else { 0 } * of_heads + if of_heads > 1 { h } else { 0 };
         // SAFETY: the mask has this row and these columns; the buffers hold them.
         unsafe {
-            let from = Row::part(mask, matrix * job.sizes.q_len + i, place.keys.start);
-            from.load(s, place.keys.len(), buffers.row);
-            for key in 0..place.keys.len() {
+            let from = Row::part(mask, matrix * job.sizes.q_len + i, keys.start);
+            from.load(s, keys.len(), buffers.row);
+            for key in 0..keys.len() {
                 *buffers.mask.add(key * rows + r) = *buffers.row.add(key);
             }
         }
