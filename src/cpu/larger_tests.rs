@@ -30,6 +30,8 @@ const LARGER: &[&str] = &[
     // more rows than a chunk, several tasks and blocks, a block that is not whole
     "matmul x=f32:530x544 w=q8_0:70x544 out=f32:530x70 numerics=fast",
     "matmul x=f32:19x768 w=q4_k:270x768 up=q4_k:270x768 out=f32:19x270 act=silu numerics=fast",
+    "matmul x=f32:3x800 w=q8_0:270x800 out=f32:3x270 numerics=fast",
+    "matmul x=f32:23x1280 w=q6_k:70x1280 out=f32:23x70 numerics=fast",
     "matmul x=bf16:40x288 w=iq4_nl:170x288 out=bf16:40x170 numerics=fast determinism=batch-invariant",
     // rows of several parts and stretches, tiles across, several blocks of terms
     "convert x=f32:300x70x5@1x1500x300 out=f16:300x70x5",

@@ -111,8 +111,11 @@ pub(super) unsafe fn panel<S: Simd>(s: S, w: &Weight, j: usize, k: Range<usize>,
 }
 
 /// The scale of `n` elements, NaN where one is no finite number, and its inverse, 0 where there is none.
+///
+/// # Safety
+/// `x` holds `n` elements, a multiple of LANES.
 #[inline(always)]
-unsafe fn scale<S: Simd>(s: S, x: *const f32, n: usize) -> (f32, f32) {
+pub(super) unsafe fn scale<S: Simd>(s: S, x: *const f32, n: usize) -> (f32, f32) {
     let (mut largest, mut zero, mut i) = (s.zero(), s.zero(), 0);
     while i < n {
         // SAFETY: i < n, a multiple of LANES.
@@ -126,8 +129,12 @@ unsafe fn scale<S: Simd>(s: S, x: *const f32, n: usize) -> (f32, f32) {
     (largest / 127.0 + s.sum(zero), inverse)
 }
 
+/// `n` elements times the inverse, rounded, plus the offset.
+///
+/// # Safety
+/// `x` and `to` hold `n` elements, a multiple of LANES.
 #[inline(always)]
-unsafe fn round<S: Simd>(s: S, x: *const f32, inverse: f32, offset: i32, to: *mut i8, n: usize) {
+pub(super) unsafe fn round<S: Simd>(s: S, x: *const f32, inverse: f32, offset: i32, to: *mut i8, n: usize) {
     let (inverse, offset, mut i) = (s.splat(inverse), s.splat_i(offset), 0);
     while i < n {
         // SAFETY: i < n, a multiple of LANES.

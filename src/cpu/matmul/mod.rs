@@ -5,14 +5,16 @@
 //! scratch: | x in f32: [blocks of k][rows][BLOCK] | per thread: panel [BLOCK][PANEL], sums [rows][COLUMNS], and those of `up` |
 //! ```
 //!
-//! Four kernels: `panel` reads weights packed in panels, for any number of rows; `plain` decodes panels from any weight; `rows`
-//! is for few rows, dot by dot; [`int8`] is for quantized weights under `Numerics::Fast`. One thread with AVX-512, of the multiply-adds measured by `peaks`: f32 at 1024 cubed 73 % from
-//! panels and 66 % plain; 512 rows by q4_k of 2048 squared 68 %. Tried and lost: 512 rows of x at once (61 %).
+//! Five kernels: `panel` reads weights packed in panels, for any number of rows; `plain` decodes panels from any weight; `rows`
+//! is for few rows, dot by dot; [`int8`] and [`int8_rows`] are for quantized weights under `Numerics::Fast`. One thread with
+//! AVX-512, of the multiply-adds measured by `peaks`: f32 at 1024 cubed 73 % from panels and 66 % plain; 512 rows by q4_k of
+//! 2048 squared 68 %. Tried and lost: 512 rows of x at once (61 %).
 //!
-//! All ways but `rows` add up in one order whatever the shape ([`tile`]): batch-invariant.
+//! All ways but those by rows add up in one order whatever the shape ([`tile`]): batch-invariant.
 
 mod epilogue;
 mod int8;
+mod int8_rows;
 mod product;
 mod rows;
 mod tile;
@@ -20,6 +22,7 @@ mod weight;
 
 use std::sync::Arc;
 
+use self::int8_rows::INT8_ROWS;
 pub(super) use self::{
     epilogue::Epilogue,
     product::{Job, Product, Way},
@@ -50,9 +53,16 @@ pub(super) fn plan(device: &Arc<Device>, op: &Matmul) -> Result<Plans> {
     }
     plans.extend(kernel(device, op, Way::Plain)?);
     if op.numerics == Numerics::Fast && op.w.dtype().is_quantized() && device.isa.dots() {
+        let rows = m <= INT8_ROWS
+            && !has_block_scales(op)
+            && op.determinism <= Way::Int8Rows.determinism()
+            && int8_rows::supports(op.w.dtype());
         // Rounding a panel takes as long as multiplying it with some ten rows.
         let at = if m > 8 { 0 } else { plans.len() };
         plans.splice(at..at, kernel(device, op, Way::Int8)?);
+        if rows {
+            plans.splice(0..0, kernel(device, op, Way::Int8Rows)?);
+        }
     }
     Ok(plans)
 }

@@ -2,7 +2,7 @@
 
 use super::{
     epilogue::{COLUMNS, Epilogue},
-    int8, rows,
+    int8, int8_rows, rows,
     tile::{self, BLOCK, PANEL, Tile},
     weight::Weight,
 };
@@ -27,6 +27,8 @@ pub(crate) enum Way {
     Rows,
     /// Panels of 8-bit integers are made from any quantized layout.
     Int8,
+    /// Row by row, unpacked to 8-bit integers, for few rows of x.
+    Int8Rows,
 }
 
 impl Way {
@@ -37,6 +39,7 @@ impl Way {
             Way::Plain => "plain",
             Way::Rows => "rows",
             Way::Int8 => "int8",
+            Way::Int8Rows => "int8-rows",
         }
     }
 
@@ -44,7 +47,7 @@ impl Way {
     pub(crate) fn determinism(self) -> Determinism {
         match self {
             Way::Panel | Way::Plain | Way::Int8 => Determinism::BatchInvariant,
-            Way::Rows => Determinism::ThreadCount,
+            Way::Rows | Way::Int8Rows => Determinism::ThreadCount,
         }
     }
 }
@@ -94,6 +97,7 @@ impl Product {
             Way::Panel => (PANEL_ROWS, BLOCK * 4),
             Way::Plain | Way::Rows => (PLAIN_ROWS, BLOCK * 4),
             Way::Int8 => (INT8_ROWS, size_of::<int8::Row>()),
+            Way::Int8Rows => (PLAIN_ROWS, size_of::<int8_rows::Block>()),
         };
         let chunk = (CHUNK_BYTES / (blocks * block_bytes)).next_multiple_of(STRIP).min(rows).min(m).max(1);
         let small = m.saturating_mul(n).saturating_mul(k) < 64 << 10;
@@ -101,7 +105,7 @@ impl Product {
         let panels = n.div_ceil(PANEL).max(1);
         let columns = (panels / (3 * threads)).clamp(1, COLUMNS / PANEL) * PANEL;
         let across = n.div_ceil(columns).max(1);
-        let parts = if small || way == Way::Rows { 1 } else { (2 * threads).div_ceil(across) };
+        let parts = if small || matches!(way, Way::Rows | Way::Int8Rows) { 1 } else { (2 * threads).div_ceil(across) };
         let part = chunk.div_ceil(parts).next_multiple_of(STRIP).min(chunk.max(1));
         Product { blocks, block_bytes, chunk, part, columns, threads, factors: 1 + usize::from(gated), small }
     }
@@ -145,7 +149,7 @@ impl Product {
                     let own = args.scratch::<u8>().add(self.x_bytes() + thread * self.thread_bytes());
                     let task = Task { job, x: args.scratch(), own, chunk, i, rows, j, columns };
                     simd!(args.isa, s => match way {
-                        Way::Rows => self.dots(s, &task),
+                        Way::Rows | Way::Int8Rows => self.dots(s, way, &task),
                         Way::Int8 => self.integers(s, &task),
                         Way::Panel | Way::Plain => self.tiles(s, &task),
                     });
@@ -173,14 +177,18 @@ impl Product {
             // SAFETY: the row exists, and scratch memory has room for it.
             unsafe {
                 let from = x.at::<u8>(job.first + row, p);
-                if way == Way::Int8 {
-                    let mut values = [0f32; BLOCK];
-                    decode_strided(s, x.dtype(), from, x.spec.stride(0), values.as_mut_ptr(), len);
-                    let to = to.cast::<int8::Row>().add(b * self.chunk + i);
-                    int8::row(s, job.w.tensor.dtype(), values.as_ptr(), to);
-                } else {
+                if matches!(way, Way::Rows | Way::Panel | Way::Plain) {
                     let to = to.cast::<f32>().add(i * pitch + b * block);
                     decode_strided(s, x.dtype(), from, x.spec.stride(0), to, len);
+                    continue;
+                }
+                let mut values = [0f32; BLOCK];
+                decode_strided(s, x.dtype(), from, x.spec.stride(0), values.as_mut_ptr(), len);
+                let (values, dtype) = (values.as_ptr(), job.w.tensor.dtype());
+                if way == Way::Int8 {
+                    int8::row(s, dtype, values, to.cast::<int8::Row>().add(b * self.chunk + i));
+                } else {
+                    int8_rows::block(s, dtype, values, to.cast::<int8_rows::Block>().add(i * self.blocks + b));
                 }
             }
         }
@@ -265,14 +273,18 @@ impl Product {
     }
 
     #[inline(always)]
-    unsafe fn dots<S: Simd>(&self, s: S, task: &Task) {
+    unsafe fn dots<S: Simd>(&self, s: S, way: Way, task: &Task) {
         let (pitch, _) = self.pitches(Way::Rows);
         for f in 0..self.factors {
             let Some(w) = task.factor(f) else { continue };
             // SAFETY: the task's rows and columns exist; buffers are sized for them.
             unsafe {
                 let (columns, sums) = ((task.j, task.j + task.columns), self.sums(task, f));
-                rows::multiply(s, task.rows, (task.x, pitch), w, columns, (sums, self.columns));
+                if way == Way::Rows {
+                    rows::multiply(s, task.rows, (task.x, pitch), w, columns, (sums, self.columns));
+                } else {
+                    int8_rows::multiply(s, task.rows, (task.x.cast(), self.blocks), w, columns, (sums, self.columns));
+                }
             }
         }
         // SAFETY: as above.

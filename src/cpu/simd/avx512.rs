@@ -101,6 +101,22 @@ impl Simd for Avx512 {
     }
 
     #[inline(always)]
+    unsafe fn load_runs<const RUN: usize>(self, p: *const u8, step: usize) -> __m512i {
+        // SAFETY: `self` proves that the processor has the instructions; the caller answers for the pointer.
+        unsafe {
+            if RUN == 32 {
+                let low = _mm512_castsi256_si512(_mm256_loadu_si256(p.cast()));
+                return _mm512_inserti64x4::<1>(low, _mm256_loadu_si256(p.add(step).cast()));
+            }
+            debug_assert!(RUN == 16);
+            let v = _mm512_castsi128_si512(_mm_loadu_si128(p.cast()));
+            let v = _mm512_inserti32x4::<1>(v, _mm_loadu_si128(p.add(step).cast()));
+            let v = _mm512_inserti32x4::<2>(v, _mm_loadu_si128(p.add(2 * step).cast()));
+            _mm512_inserti32x4::<3>(v, _mm_loadu_si128(p.add(3 * step).cast()))
+        }
+    }
+
+    #[inline(always)]
     unsafe fn transpose(self, from: *const f32, from_pitch: usize, to: *mut f32, to_pitch: usize) {
         // SAFETY: `self` proves that the processor has the instructions; the caller answers for the squares.
         unsafe {
@@ -168,6 +184,7 @@ impl Simd for Avx512 {
         xor(a: __m512i, b: __m512i) -> __m512i = _mm512_xor_si512(a, b);
         lt(a: __m512, b: __m512) -> __mmask16 = _mm512_cmp_ps_mask::<_CMP_LT_OQ>(a, b);
         eq(a: __m512, b: __m512) -> __mmask16 = _mm512_cmp_ps_mask::<_CMP_EQ_OQ>(a, b);
+        permute(a: __m512, index: __m512i) -> __m512 = _mm512_permutexvar_ps(index, a);
         select(mask: __mmask16, yes: __m512, no: __m512) -> __m512 = _mm512_mask_blend_ps(mask, no, yes);
         sum(a: __m512) -> f32 = {
             let eight = _mm256_add_ps(_mm512_castps512_ps256(a), _mm512_extractf32x8_ps::<1>(a));

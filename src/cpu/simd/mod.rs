@@ -97,6 +97,22 @@ pub(crate) trait Simd: Copy + std::fmt::Debug + Send + Sync + 'static {
             (0..Self::LANES).for_each(|i| *p.add(i) = lanes[i] as i8);
         }
     }
+    /// Runs of RUN bytes, `step` bytes apart, as many as fill a vector (part of one where it is longer).
+    /// # Safety
+    /// `p` is readable for the runs.
+    #[inline(always)]
+    unsafe fn load_runs<const RUN: usize>(self, p: *const u8, step: usize) -> Self::I {
+        let mut bytes = [0u32; WIDEST];
+        let to = bytes.as_mut_ptr().cast::<u8>();
+        // SAFETY: the buffer holds the widest vector; the caller answers for `p`.
+        unsafe {
+            for at in (0..4 * Self::LANES).step_by(RUN) {
+                let from = p.add(at / RUN * step);
+                to.add(at).copy_from_nonoverlapping(from, RUN.min(4 * Self::LANES));
+            }
+            self.bits(self.load(bytes.as_ptr().cast()))
+        }
+    }
     /// `p[index]` for each lane.
     /// # Safety
     /// `p` is readable at each of the indices.
@@ -165,6 +181,16 @@ pub(crate) trait Simd: Copy + std::fmt::Debug + Send + Sync + 'static {
     fn lt(self, a: Self::F, b: Self::F) -> Self::M;
     /// `a == b`; no where either is NaN.
     fn eq(self, a: Self::F, b: Self::F) -> Self::M;
+    /// Lane `index` of `a`, for each lane.
+    #[inline(always)]
+    fn permute(self, a: Self::F, index: Self::I) -> Self::F {
+        let mut lanes = [0f32; WIDEST];
+        // SAFETY: the buffer holds the widest vector, and an index is at most its last lane.
+        unsafe {
+            self.store(lanes.as_mut_ptr(), a);
+            self.gather(lanes.as_ptr(), self.and(index, self.splat_i(Self::LANES as i32 - 1)))
+        }
+    }
     fn select(self, mask: Self::M, yes: Self::F, no: Self::F) -> Self::F;
 
     /// All lanes, added in a fixed order (halves onto halves).
