@@ -97,8 +97,8 @@ pub fn decode_f64(dtype: DType, bytes: &[u8], out: &mut [f64]) -> Result<()> {
 pub fn encode_f64(dtype: DType, values: &[f64], bytes: &mut [u8]) -> Result<()> {
     check(dtype, values.len(), bytes.len())?;
     match dtype {
-        DType::F16 => each_mut(values, bytes, |v| f16::from_f64(v).to_le_bytes()),
-        DType::BF16 => each_mut(values, bytes, |v| bf16::from_f64(v).to_le_bytes()),
+        DType::F16 => each_mut(values, bytes, |v| f16::from_f32(to_odd(v)).to_le_bytes()),
+        DType::BF16 => each_mut(values, bytes, |v| bf16::from_f32(to_odd(v)).to_le_bytes()),
         DType::F8E4M3 => each_mut(values, bytes, |v| [f8::encode(true, v)]),
         DType::F8E5M2 => each_mut(values, bytes, |v| [f8::encode(false, v)]),
         DType::I8 => each_mut(values, bytes, |v| (v.round_ties_even() as i8).to_le_bytes()),
@@ -107,6 +107,17 @@ pub fn encode_f64(dtype: DType, values: &[f64], bytes: &mut [u8]) -> Result<()> 
         _ => encode(dtype, &values.iter().map(|&v| v as f32).collect::<Vec<_>>(), bytes)?,
     }
     Ok(())
+}
+
+/// Rounded to odd, so that rounding once more, to a shorter type, gives what rounding once would (Boldo and Melquiond,
+/// "When double rounding is odd"). `half` itself drops the low half of an f64 before it rounds.
+fn to_odd(v: f64) -> f32 {
+    let near = v as f32;
+    if near.is_nan() || near as f64 == v {
+        return near;
+    }
+    let toward_zero = if (near as f64).abs() > v.abs() { near.to_bits() - 1 } else { near.to_bits() };
+    f32::from_bits(toward_zero | 1)
 }
 
 fn check(dtype: DType, elements: usize, bytes: usize) -> Result<()> {

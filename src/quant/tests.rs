@@ -231,3 +231,24 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn halves_round_once_from_f64() {
+    let (mut bf, mut h) = ([0; 2], [0; 2]);
+    // A hair beyond the middle of two neighbours: the hair decides, however thin.
+    for hair in [1e-7, 1e-9, 1e-14] {
+        let (below, above) = (1.0 + 1.0 / 256.0 - hair, 1.0 + 1.0 / 256.0 + hair);
+        encode_f64(DType::BF16, &[above], &mut bf).unwrap();
+        assert_eq!(bf, half::bf16::from_f32(1.0 + 1.0 / 128.0).to_le_bytes(), "{hair}");
+        encode_f64(DType::BF16, &[-below], &mut bf).unwrap();
+        assert_eq!(bf, half::bf16::from_f32(-1.0).to_le_bytes(), "{hair}");
+        encode_f64(DType::F16, &[1.0 + 1.0 / 2048.0 + hair], &mut h).unwrap();
+        assert_eq!(h, half::f16::from_f32(1.0 + 1.0 / 1024.0).to_le_bytes(), "{hair}");
+    }
+    for (v, want) in [(1e300, f32::INFINITY), (-1e300, f32::NEG_INFINITY), (1e-300, 0.0), (-0.0, -0.0), (1.5, 1.5)] {
+        encode_f64(DType::BF16, &[v], &mut bf).unwrap();
+        assert_eq!(bf, half::bf16::from_f32(want).to_le_bytes(), "{v}");
+        encode_f64(DType::F16, &[v], &mut h).unwrap();
+        assert_eq!(h, half::f16::from_f32(want).to_le_bytes(), "{v}");
+    }
+}
