@@ -51,6 +51,12 @@ impl Row {
         Row { pointer, dtype: tensor.dtype(), stride: tensor.spec.stride(0) }
     }
 
+    /// Where the row begins.
+    #[inline(always)]
+    pub(crate) fn pointer(self) -> *const u8 {
+        self.pointer
+    }
+
     /// The row's elements where they are f32 side by side.
     #[inline(always)]
     pub(crate) fn direct(self) -> Option<*const f32> {

@@ -6,6 +6,7 @@
 
 mod place;
 mod tile;
+mod weights;
 
 use std::{ops::Range, sync::Arc};
 
@@ -64,8 +65,9 @@ pub(super) fn plan(device: &Arc<Device>, op: &Attention) -> Result<Plans> {
         let tasks = job.tiles * sizes.kv_heads;
         job.clear(args, pool);
         pool.run(tasks * job.splits, |task, thread| {
-            // Long rows come last: begin with them.
-            let (of, split) = (tasks - 1 - task / job.splits, task % job.splits);
+            // Long rows come last: begin with them. Heads go side by side: their keys share pages and what is read ahead.
+            let (tile, kv_head) = (job.tiles - 1 - task % tasks / sizes.kv_heads, task % sizes.kv_heads);
+            let (of, split) = (tile * sizes.kv_heads + kv_head, task / tasks);
             let Some(work) = job.work(args, of) else { return };
             // SAFETY: each thread has its own buffers, each task its own partial result, and rows are one task's alone.
             simd!(args.isa, s => unsafe {

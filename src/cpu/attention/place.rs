@@ -7,11 +7,16 @@ use super::{
         kernel::{Args, Tensor},
         product::Rows,
         row::{Row, padded},
-        simd::Simd,
+        simd::{Element, Simd, element},
     },
     Job, Work,
     tile::KEYS,
 };
+
+/// Rows that are asked for before they are read: they lie far apart, where the processor itself looks ahead little.
+const AHEAD: usize = 4;
+/// Bytes of a line of the cache.
+const LINE: usize = 64;
 
 /// Where the keys of a tile are.
 pub(super) struct Place {
@@ -66,15 +71,43 @@ impl Place {
                     return Rows { pointer: pointer.cast_mut(), stride: inner };
                 }
             }
-            for (i, &(page, slot)) in self.places.iter().enumerate().take(self.count) {
+            let plain = t.spec.stride(0) == 1 && n.is_multiple_of(S::LANES);
+            let bytes = t.dtype().bytes(n).unwrap_or(0);
+            let row = |(page, slot): (u32, u32)| Row::at(t, page as usize * outer + slot as usize * inner + head);
+            for (i, &place) in self.places.iter().enumerate().take(self.count) {
                 let to = buffer.add(i * padded(n));
                 if self.paged && self.hidden >> i & 1 == 1 {
                     to.write_bytes(0, padded(n));
+                    continue;
+                }
+                if i + AHEAD < self.count && !self.paged {
+                    let next = row(self.places[i + AHEAD]).pointer();
+                    for line in (0..bytes).step_by(LINE) {
+                        s.prefetch(next.wrapping_add(line));
+                    }
+                }
+                let row = row(place);
+                // A call for each row takes as long as its conversion.
+                let done = if plain {
+                    element!(t.dtype(), T => convert::<S, T>(s, row.pointer().cast(), n, to))
                 } else {
-                    Row::at(t, page as usize * outer + slot as usize * inner + head).load(s, n, to);
+                    None
+                };
+                if done.is_none() {
+                    row.load(s, n, to);
                 }
             }
         }
         Rows { pointer: buffer, stride: padded(n) }
+    }
+}
+
+/// # Safety
+/// `from` is readable and `to` writable for `n` numbers, whole vectors.
+#[inline(always)]
+unsafe fn convert<S: Simd, T: Element>(s: S, from: *const T, n: usize, to: *mut f32) {
+    for i in (0..n).step_by(S::LANES) {
+        // SAFETY: i stays below n.
+        unsafe { s.store(to.add(i), T::load(s, from.add(i))) };
     }
 }

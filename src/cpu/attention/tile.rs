@@ -18,11 +18,12 @@ use super::{
     super::{
         kernel::{Args, Tensor},
         product::{Left, Rows, Start, product},
-        row::{Row, padded},
-        simd::{Simd, math},
+        row::{PAD, Row, padded},
+        simd::Simd,
     },
     Job, Work,
     place::Place,
+    weights::{weights, weights_by_row},
 };
 use crate::op::attention::Sizes;
 
@@ -36,13 +37,13 @@ pub(super) const ROWS: usize = 64;
 #[derive(Clone, Copy)]
 pub(super) struct Buffers {
     /// `[KEYS][d]`
-    keys: *mut f32,
+    pub(super) keys: *mut f32,
     /// `[KEYS][dv]`
-    values: *mut f32,
-    /// `[KEYS][rows]`: scores, then weights.
-    scores: *mut f32,
+    pub(super) values: *mut f32,
+    /// `[KEYS][rows]` or, for few rows, `[rows][KEYS]`: scores, then weights.
+    pub(super) scores: *mut f32,
     /// `[KEYS][rows]`: the mask.
-    mask: *mut f32,
+    pub(super) mask: *mut f32,
     /// One row of d, dv or keys.
     pub(super) row: *mut f32,
     /// `[d][rows]` or, for few rows, `[rows][d]`
@@ -50,15 +51,15 @@ pub(super) struct Buffers {
     /// `[dv][rows]` or, for few rows, `[rows][dv]`
     out: *mut f32,
     /// `[rows]`: largest score so far.
-    largest: *mut f32,
+    pub(super) largest: *mut f32,
     /// `[rows]`: sum of weights.
-    sum: *mut f32,
+    pub(super) sum: *mut f32,
     /// `[rows]`: what older results are to be multiplied by.
-    decay: *mut f32,
+    pub(super) decay: *mut f32,
     /// `[rows]`: alibi's slopes.
-    slopes: *mut f32,
+    pub(super) slopes: *mut f32,
     /// `[rows]`: positions, as i32.
-    positions: *mut f32,
+    pub(super) positions: *mut f32,
 }
 
 /// A row's result but for the division: the weighted sum of values and the sum of weights, both relative to `exp(largest)`.
@@ -166,12 +167,12 @@ impl Job {
     }
 
     /// The window, no further than distances go.
-    fn window(&self) -> i64 {
+    pub(super) fn window(&self) -> i64 {
         self.op.window.min(1 << 30) as i64
     }
 
     /// Positions of a tile's first and last row.
-    fn positions(&self, work: &Work) -> (i64, i64) {
+    pub(super) fn positions(&self, work: &Work) -> (i64, i64) {
         (work.position(self.row(work, 0).0), work.position(self.row(work, work.rows - 1).0))
     }
 }
@@ -215,12 +216,12 @@ pub(super) unsafe fn tiles<S: Simd>(s: S, job: &Job, args: &Args, work: &Work, k
 }
 
 /// Rows of a tile and the keys they meet.
-struct Tile {
-    work: Work,
+pub(super) struct Tile {
+    pub(super) work: Work,
     /// Numbers of the keys in their sequence.
-    keys: Range<usize>,
+    pub(super) keys: Range<usize>,
     /// Bit i: key i takes no part at all.
-    hidden: u64,
+    pub(super) hidden: u64,
     few: bool,
 }
 
@@ -241,12 +242,13 @@ unsafe fn meet<S: Simd>(s: S, job: &Job, args: &Args, tile: &Tile, k: Rows, v: R
             let left = Left { pointer: k.pointer, row: k.stride, column: 1 };
             product(s, (count, rows, d), left, matrix(queries), matrix(scores), Start::Zero);
         }
-        weights(s, job, args, tile, buffers);
         if tile.few {
-            let left = Left { pointer: scores, row: 1, column: rows };
+            weights_by_row(s, job, args, tile, buffers);
+            let left = Left { pointer: scores, row: KEYS, column: 1 };
             let to = Rows { pointer: out, stride: padded(dv) };
             product(s, (own, dv.next_multiple_of(S::LANES), count), left, v, to, Start::RowFactors(decay));
         } else {
+            weights(s, job, args, tile, buffers);
             let left = Left { pointer: v.pointer, row: 1, column: v.stride };
             product(s, (dv, rows, count), left, matrix(scores), matrix(out), Start::Columns(decay));
         }
@@ -290,168 +292,74 @@ unsafe fn start<S: Simd>(s: S, job: &Job, args: &Args, work: &Work, few: bool, b
     }
 }
 
-/// `scores[key][row] = k[key] . queries[row]`, for up to as many rows as lanes; zeros in the other lanes.
+/// `scores[row][key] = k[key] . queries[row]`, [`KEYS`] a row, for whole blocks of keys: what is beyond the last is its copy.
 ///
 /// # Safety
 /// Keys and queries are padded with zeros to whole vectors.
 #[inline(always)]
 unsafe fn dots<S: Simd>(s: S, (keys, rows, d): (usize, usize, usize), k: Rows, queries: *const f32, scores: *mut f32) {
-    let mut i = 0;
-    // SAFETY: i stays below keys, r below rows.
-    unsafe {
-        scores.write_bytes(0, keys * S::LANES);
-        while i < keys {
-            let whole = i + 4 <= keys;
-            let mut r = 0;
-            while r < rows {
-                let k = Rows { pointer: k.pointer.add(i * k.stride), ..k };
-                let (q, to) = (queries.add(r * padded(d)), scores.add(i * S::LANES + r));
-                match (whole, r + 2 <= rows) {
-                    (true, true) => dot_block::<S, 4, 2>(s, d, k, q, to),
-                    (true, false) => dot_block::<S, 4, 1>(s, d, k, q, to),
-                    (false, true) => dot_block::<S, 1, 2>(s, d, k, q, to),
-                    (false, false) => dot_block::<S, 1, 1>(s, d, k, q, to),
-                }
-                r += if r + 2 <= rows { 2 } else { 1 };
-            }
-            i += if whole { 4 } else { 1 };
-        }
-    }
-}
-
-/// # Safety
-/// As for `dots`, with K keys and R rows.
-#[inline(always)]
-unsafe fn dot_block<S: Simd, const K: usize, const R: usize>(s: S, d: usize, k: Rows, q: *const f32, to: *mut f32) {
-    let mut sums = [[s.zero(); R]; K];
-    // SAFETY: the caller's promise.
-    unsafe {
-        let mut p = 0;
-        while p < d {
-            let mut right = [s.zero(); R];
-            for (r, right) in right.iter_mut().enumerate() {
-                *right = s.load(q.add(r * padded(d) + p));
-            }
-            for (i, sums) in sums.iter_mut().enumerate() {
-                let left = s.load(k.pointer.add(i * k.stride + p));
-                for (sum, &right) in sums.iter_mut().zip(&right) {
-                    *sum = s.fma(left, right, *sum);
-                }
-            }
-            p += S::LANES;
-        }
-        for (i, sums) in sums.iter().enumerate() {
-            for (r, &sum) in sums.iter().enumerate() {
-                *to.add(i * S::LANES + r) = s.sum(sum);
-            }
-        }
-    }
-}
-
-/// Turns a tile's dot products into weights, and brings the rows' maxima and sums up to date.
-///
-/// # Safety
-/// As for `tile`; the dot products are there.
-#[inline(always)]
-unsafe fn weights<S: Simd>(s: S, job: &Job, args: &Args, tile: &Tile, buffers: Buffers) {
-    let op = &job.op;
-    let Buffers { scores, mask, largest, sum, decay, slopes, positions, .. } = buffers;
-    let (count, first) = (tile.keys.len(), tile.keys.start as i64);
-    let rows = tile.work.rows.next_multiple_of(S::LANES);
-    let (nearest, furthest) = job.positions(&tile.work);
-    let (last, window) = (first + count as i64 - 1, job.window());
-    // Does any row of the tile not see one of its keys?
-    let too_new = op.causal && last > nearest;
-    let too_far = op.window > 0 && (furthest - first >= window || last - nearest >= window);
-    let nothing = s.splat(f32::NEG_INFINITY);
-    let (scale, alibi) = (s.splat(job.op.score_scale()), op.alibi.is_some());
-    let (cap, inverse_cap) = (op.softcap.get(), s.splat(1.0 / op.softcap.get()));
-    // SAFETY: whole vectors inside the buffers.
-    unsafe {
-        if let Some(t) = args.get("mask") {
-            read_mask(s, job, &t, tile, buffers);
-        }
-        for lane in (0..rows).step_by(S::LANES) {
-            let before = s.load(largest.add(lane));
-            let mut now = before;
-            let position = load_i(s, positions.add(lane).cast());
-            let slope = s.load(slopes.add(lane));
-            for i in 0..count {
-                let at = scores.add(i * rows + lane);
-                let mut score = s.mul(scale, s.load(at));
-                if cap != 0.0 {
-                    score = s.mul(s.splat(cap), math::tanh(s, s.mul(score, inverse_cap)));
-                }
-                let distance = s.sub_i(position, s.splat_i((first + i as i64) as i32));
-                if alibi {
-                    score = s.sub(score, s.mul(slope, s.float(distance)));
-                }
-                if op.mask.is_some() {
-                    let added = s.load(mask.add(i * rows + lane));
-                    score = s.select(s.eq(added, nothing), nothing, s.add(score, added));
-                }
-                if too_new || too_far {
-                    // Negative where the key is out of sight.
-                    let mut sight = s.splat_i(0);
-                    if op.causal {
-                        sight = s.or(sight, distance);
-                    }
-                    if too_far {
-                        let reach = s.splat_i(window as i32 - 1);
-                        sight = s.or(sight, s.or(s.sub_i(reach, distance), s.add_i(reach, distance)));
-                    }
-                    score = s.select(s.lt(s.float(sight), s.zero()), nothing, score);
-                }
-                if tile.hidden >> i & 1 == 1 {
-                    score = nothing;
-                }
-                s.store(at, score);
-                now = s.max(score, now); // NaN is left to the sum
-            }
-            // Rows that have seen nothing yet: every weight is 0 whatever is subtracted.
-            let shift = s.select(s.eq(now, nothing), s.zero(), now);
-            let factor = math::exp(s, s.sub(before, shift));
-            let mut total = s.mul(s.load(sum.add(lane)), factor);
-            for i in 0..count {
-                let at = scores.add(i * rows + lane);
-                let weight = math::exp_flushed(s, s.sub(s.load(at), shift));
-                total = s.add(total, weight);
-                s.store(at, weight);
-            }
-            s.store(largest.add(lane), now);
-            s.store(sum.add(lane), total);
-            s.store(decay.add(lane), factor);
-        }
-    }
-}
-
-/// # Safety
-/// `p` holds a vector of i32.
-#[inline(always)]
-unsafe fn load_i<S: Simd>(s: S, p: *const f32) -> S::I {
-    // SAFETY: the caller's promise; only the bits are moved.
-    s.bits(unsafe { s.load(p) })
-}
-
-/// The additive mask of a tile, turned to lie as the scores do.
-///
-/// # Safety
-/// As for `tile`.
-#[inline(always)]
-unsafe fn read_mask<S: Simd>(s: S, job: &Job, mask: &Tensor, tile: &Tile, buffers: Buffers) {
-    let Tile { work, keys, .. } = tile;
-    let rows = work.rows.next_multiple_of(S::LANES);
-    let (of_heads, of_batch) = (mask.spec.dim(2), mask.spec.dim(3));
-    for r in 0..rows {
-        let (i, h) = job.row(work, r.min(work.rows - 1));
-        let matrix = if of_batch > 1 { work.batch } else { 0 } * of_heads + if of_heads > 1 { h } else { 0 };
-        // SAFETY: the mask has this row and these columns; the buffers hold them.
+    let mut r = 0;
+    while r < rows {
+        // SAFETY: r stays below rows.
         unsafe {
-            let from = Row::part(mask, matrix * job.sizes.q_len + i, keys.start);
-            from.load(s, keys.len(), buffers.row);
-            for key in 0..keys.len() {
-                *buffers.mask.add(key * rows + r) = *buffers.row.add(key);
+            let (q, to) = (queries.add(r * padded(d)), scores.add(r * KEYS));
+            // As many sums as a vector has lanes.
+            r += match (S::LANES, rows - r) {
+                (16, 4..) => dot_rows::<S, 4, 4>(s, (keys, d), k, q, to),
+                (16, 2..) => dot_rows::<S, 8, 2>(s, (keys, d), k, q, to),
+                (16, _) => dot_rows::<S, 16, 1>(s, (keys, d), k, q, to),
+                (8, 2..) => dot_rows::<S, 4, 2>(s, (keys, d), k, q, to),
+                (8, _) => dot_rows::<S, 8, 1>(s, (keys, d), k, q, to),
+                _ => dot_rows::<S, 1, 1>(s, (keys, d), k, q, to),
             }
         }
     }
+}
+
+/// R rows, K keys at a time.
+///
+/// # Safety
+/// As for `dots`.
+#[inline(always)]
+unsafe fn dot_rows<S: Simd, const K: usize, const R: usize>(
+    s: S,
+    (keys, d): (usize, usize),
+    k: Rows,
+    queries: *const f32,
+    scores: *mut f32,
+) -> usize {
+    for first in (0..keys).step_by(K) {
+        let mut sums = [[s.zero(); K]; R];
+        // SAFETY: the caller's promise; KEYS is a multiple of K.
+        unsafe {
+            let row: [*const f32; K] =
+                std::array::from_fn(|i| k.pointer.add((first + i).min(keys - 1) * k.stride).cast_const());
+            for p in (0..d).step_by(S::LANES) {
+                let mut right = [s.zero(); R];
+                for (r, right) in right.iter_mut().enumerate() {
+                    *right = s.load(queries.add(r * padded(d) + p));
+                }
+                for (i, row) in row.iter().enumerate() {
+                    let left = s.load(row.add(p));
+                    for (sums, &right) in sums.iter_mut().zip(&right) {
+                        sums[i] = s.fma(left, right, sums[i]);
+                    }
+                }
+            }
+            if K * R == S::LANES {
+                let mut all = [0f32; PAD];
+                s.sums(sums.as_ptr().cast(), all.as_mut_ptr());
+                for r in 0..R {
+                    scores.add(r * KEYS + first).copy_from_nonoverlapping(all.as_ptr().add(r * K), K);
+                }
+            } else {
+                for (r, sums) in sums.iter().enumerate() {
+                    for (i, &sum) in sums.iter().enumerate() {
+                        *scores.add(r * KEYS + first + i) = s.sum(sum);
+                    }
+                }
+            }
+        }
+    }
+    R
 }

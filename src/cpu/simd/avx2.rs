@@ -128,6 +128,12 @@ impl Simd for Avx2 {
         }
     }
 
+    #[inline(always)]
+    fn prefetch(self, p: *const u8) {
+        // SAFETY: `self` proves that the processor has the instruction, which faults nowhere.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(p.cast()) }
+    }
+
     lanes! {
         splat(x: f32) -> __m256 = _mm256_set1_ps(x);
         splat_i(x: i32) -> __m256i = _mm256_set1_epi32(x);

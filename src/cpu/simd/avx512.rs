@@ -157,6 +157,40 @@ impl Simd for Avx512 {
         }
     }
 
+    #[inline(always)]
+    unsafe fn sums(self, from: *const __m512, to: *mut f32) {
+        // SAFETY: `self` proves that the processor has the instructions; the caller answers for the pointers.
+        unsafe {
+            let mut v = [_mm512_setzero_ps(); 16];
+            let mut i = 0;
+            while i < 16 {
+                v[i] = *from.add(i);
+                i += 1;
+            }
+            // Each step halves the vectors, and the lanes of each sum: halves of i and i + 8; quarters of i, i + 8, i + 4, i + 12; ..
+            macro_rules! halve {
+                ($n:literal, $low:expr, $high:expr) => {
+                    let mut i = 0;
+                    while i < $n {
+                        v[i] = _mm512_add_ps($low(v[i], v[i + $n]), $high(v[i], v[i + $n]));
+                        i += 1;
+                    }
+                };
+            }
+            halve!(8, _mm512_shuffle_f32x4::<0x44>, _mm512_shuffle_f32x4::<0xee>);
+            halve!(4, _mm512_shuffle_f32x4::<0x88>, _mm512_shuffle_f32x4::<0xdd>);
+            halve!(2, _mm512_unpacklo_ps, _mm512_unpackhi_ps);
+            halve!(1, _mm512_unpacklo_ps, _mm512_unpackhi_ps);
+            _mm512_storeu_ps(to, _mm512_shuffle_f32x4::<0xd8>(v[0], v[0]));
+        }
+    }
+
+    #[inline(always)]
+    fn prefetch(self, p: *const u8) {
+        // SAFETY: `self` proves that the processor has the instruction, which faults nowhere.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(p.cast()) }
+    }
+
     lanes! {
         splat(x: f32) -> __m512 = _mm512_set1_ps(x);
         splat_i(x: i32) -> __m512i = _mm512_set1_epi32(x);

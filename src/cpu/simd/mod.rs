@@ -118,6 +118,10 @@ pub(crate) trait Simd: Copy + std::fmt::Debug + Send + Sync + 'static {
     /// `p` is readable at each of the indices.
     unsafe fn gather(self, p: *const f32, index: Self::I) -> Self::F;
 
+    /// Asks for a line of memory that is needed soon; any address will do.
+    #[inline(always)]
+    fn prefetch(self, _p: *const u8) {}
+
     /// One half-precision number.
     fn f16_to_f32(self, bits: u16) -> f32;
     /// `to[j][i] = from[i][j]` of a square of LANES by LANES, rows the given number of elements apart.
@@ -195,6 +199,16 @@ pub(crate) trait Simd: Copy + std::fmt::Debug + Send + Sync + 'static {
 
     /// All lanes, added in a fixed order (halves onto halves).
     fn sum(self, a: Self::F) -> f32;
+    /// `to[i]` = all lanes of `from[i]`, added in a fixed order, for LANES vectors.
+    /// # Safety
+    /// `from` is readable for LANES vectors, `to` writable for as many numbers.
+    #[inline(always)]
+    unsafe fn sums(self, from: *const Self::F, to: *mut f32) {
+        for i in 0..Self::LANES {
+            // SAFETY: the caller's promise.
+            unsafe { *to.add(i) = self.sum(*from.add(i)) };
+        }
+    }
     /// The largest lane; any value where one is NaN.
     fn max_lane(self, a: Self::F) -> f32;
 
@@ -337,6 +351,33 @@ mod tests {
             s.store(sums, s.of_bits(s.dot(c, u, i)));
         }
         S::LANES
+    }
+
+    #[test]
+    fn sums_of_many_vectors() {
+        for isa in Isa::available() {
+            let mut to = [0f32; 16];
+            // SAFETY: no vector has more than 16 lanes.
+            let (n, want) = simd!(isa, s => unsafe { add_up(s, to.as_mut_ptr()) });
+            for (i, sum) in to.iter().take(n).enumerate() {
+                assert_eq!(*sum, want + (n * i * i) as f32, "{}", isa.name());
+            }
+        }
+    }
+
+    /// Sums vectors of the lanes' numbers plus the square of their own.
+    #[inline(always)]
+    unsafe fn add_up<S: Simd>(s: S, to: *mut f32) -> (usize, f32) {
+        let lanes: [f32; 16] = std::array::from_fn(|i| i as f32);
+        let mut from = [s.zero(); 16];
+        // SAFETY: the caller's promise.
+        unsafe {
+            for (i, from) in from.iter_mut().enumerate() {
+                *from = s.add(s.load(lanes.as_ptr()), s.splat((i * i) as f32));
+            }
+            s.sums(from.as_ptr(), to);
+        }
+        (S::LANES, (S::LANES * (S::LANES - 1) / 2) as f32)
     }
 
     #[inline(always)]
