@@ -5,20 +5,23 @@ use std::sync::Arc;
 use super::{
     Device,
     kernel::{Args, Kernel, Tensor},
-    matmul::{Epilogue, Job, Product, ROWS, Sum, Way, Weight, pack, packing},
+    matmul::{Epilogue, Job, Product, ROWS, Sum, Way, Weight, most_rows, pack, packing},
     pool::Pool,
     simd::{row, simd},
 };
 use crate::{
     backend::Plans,
     error::Result,
-    op::{Determinism, Features, GroupedMatmul},
+    op::{Determinism, Features, GroupedMatmul, Numerics},
 };
 
 pub(super) fn plan(device: &Arc<Device>, op: &GroupedMatmul) -> Result<Plans> {
     let mut plans = Plans::new();
     if [&op.w].into_iter().chain(&op.up).all(|w| packing(w).is_some()) {
         plans.extend(kernel(device, op, Way::Panel)?);
+    }
+    if op.numerics == Numerics::Fast && op.w.dtype().is_quantized() && device.isa.dots() {
+        plans.extend(kernel(device, op, Way::Int8)?);
     }
     plans.extend(kernel(device, op, Way::Plain)?);
     Ok(plans)
@@ -28,8 +31,12 @@ fn kernel(device: &Arc<Device>, op: &GroupedMatmul, way: Way) -> Result<Plans> {
     let op = *op;
     let (rows, groups, n, k) = op.dims();
     let new = |way, m: usize| Product::new(device.info.threads, way, (m, n, k), op.up.is_some());
-    let (many, few) = (new(way, rows), new(Way::Rows, ROWS.min(rows)));
-    let may_mix = way == Way::Plain && op.determinism <= Determinism::ThreadCount;
+    let (by_rows, limit) = match way {
+        Way::Int8 => (Way::Int8Rows, most_rows(op.w.dtype())),
+        _ => (Way::Rows, ROWS),
+    };
+    let (many, few) = (new(way, rows), new(by_rows, limit.min(rows)));
+    let may_mix = way != Way::Panel && op.determinism <= Determinism::ThreadCount;
     let known = Features::STRIDED
         | Features::BROADCAST
         | Features::BATCH
@@ -76,8 +83,8 @@ fn kernel(device: &Arc<Device>, op: &GroupedMatmul, way: Way) -> Result<Plans> {
                 out,
             };
             let job = Job { x, first: begin, rows: end - begin, w, up: weight("up"), epilogue };
-            if may_mix && job.rows <= ROWS {
-                few.run(args, pool, Way::Rows, &job);
+            if may_mix && job.rows <= limit {
+                few.run(args, pool, by_rows, &job);
             } else {
                 many.run(args, pool, way, &job);
             }

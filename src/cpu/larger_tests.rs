@@ -33,6 +33,7 @@ const LARGER: &[&str] = &[
     "matmul x=f32:3x800 w=q8_0:270x800 out=f32:3x270 numerics=fast",
     "matmul x=f32:23x1280 w=q6_k:70x1280 out=f32:23x70 numerics=fast",
     "matmul x=bf16:40x288 w=iq4_nl:170x288 out=bf16:40x170 numerics=fast determinism=batch-invariant",
+    "grouped_matmul x=f32:90x512 w=q6_k:3x70x512 offsets=i32:4 out=f32:90x70 numerics=fast",
     // rows of several parts and stretches, tiles across, several blocks of terms
     "convert x=f32:300x70x5@1x1500x300 out=f16:300x70x5",
     "convert x=bf16:3x200x130@26000x1x200 out=f32:3x200x130",

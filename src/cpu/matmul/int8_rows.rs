@@ -12,8 +12,8 @@
 //! `sums`, in which x's sums over groups lie where that format needs them. Written for vectors of 64 bytes.
 //!
 //! One thread, AVX-512 VNNI, a weight of 4096 x 2048, us for q8_0, q4_0, q4_k, q6_k: one row 317, 234, 210, 282 (28 to 20 GB/s),
-//! where `rows` takes 1006 to 1179; 8 rows 1229, 1158, 1055, 1015, where `plain` takes 2297 to 2660. Beyond some twenty rows,
-//! taken four at a time here, unpacking again for each four costs more than panels.
+//! where `rows` takes 1006 to 1179; 8 rows 1229, 1158, 1055, 1015, where `plain` takes 2297 to 2660. Rows are taken
+//! four at a time, and the weight is unpacked again for each four: beyond some twenty (q8_0: five) panels are faster.
 
 use std::mem::MaybeUninit;
 
@@ -24,8 +24,14 @@ use super::{
 };
 use crate::{cpu::simd::Simd, dtype::DType};
 
-/// The most rows of x for which it can be the fastest way.
-pub(crate) const INT8_ROWS: usize = 20;
+/// The most rows of x for which this is the fastest way; 0 for formats that are not unpacked here.
+pub(crate) fn most_rows(dtype: DType) -> usize {
+    match dtype {
+        DType::Q8_0 => 5, // whose panels need no rounding
+        DType::Q4_0 | DType::Q4_K | DType::Q6_K => 20,
+        _ => 0,
+    }
+}
 
 /// 256 elements of a row of x.
 #[repr(C, align(64))]
@@ -33,11 +39,6 @@ pub(super) struct Block {
     q: [i8; BLOCK],
     sums: [f32; 16],
     scale: f32,
-}
-
-/// True for formats that are unpacked here.
-pub(super) fn supports(dtype: DType) -> bool {
-    matches!(dtype, DType::Q8_0 | DType::Q4_0 | DType::Q4_K | DType::Q6_K)
 }
 
 /// Rounds 256 elements of x, to be multiplied with a weight of this dtype.
@@ -194,7 +195,7 @@ unsafe fn add<S: Simd, F: Format, const M: usize>(
 }
 
 /// How 256 elements of a weight become bytes.
-trait Format {
+pub(super) trait Format {
     /// Bytes of 256 elements.
     const BYTES: usize;
     /// Of each vector's lanes, the lane of the scales that belongs to them.
@@ -233,7 +234,7 @@ unsafe fn eight_scales<S: Simd>(s: S, p: *const u8, step: usize) -> S::F {
     }
 }
 
-struct Q8_0;
+pub(super) struct Q8_0;
 impl Format for Q8_0 {
     const BYTES: usize = 8 * 34;
     const GROUPS: [[i32; 16]; 4] = lanes([[0, 1], [2, 3], [4, 5], [6, 7]]);

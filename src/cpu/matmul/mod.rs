@@ -22,9 +22,9 @@ mod weight;
 
 use std::sync::Arc;
 
-use self::int8_rows::INT8_ROWS;
 pub(super) use self::{
     epilogue::Epilogue,
+    int8_rows::most_rows,
     product::{Job, Product, Way},
     rows::ROWS,
     tile::{PANEL, Sum},
@@ -53,14 +53,11 @@ pub(super) fn plan(device: &Arc<Device>, op: &Matmul) -> Result<Plans> {
     }
     plans.extend(kernel(device, op, Way::Plain)?);
     if op.numerics == Numerics::Fast && op.w.dtype().is_quantized() && device.isa.dots() {
-        let rows = m <= INT8_ROWS
-            && !has_block_scales(op)
-            && op.determinism <= Way::Int8Rows.determinism()
-            && int8_rows::supports(op.w.dtype());
+        let few = m <= most_rows(op.w.dtype()) && op.determinism <= Way::Int8Rows.determinism();
         // Rounding a panel takes as long as multiplying it with some ten rows.
-        let at = if m > 8 { 0 } else { plans.len() };
+        let at = if m > 5 { 0 } else { plans.len() };
         plans.splice(at..at, kernel(device, op, Way::Int8)?);
-        if rows {
+        if few && !has_block_scales(op) {
             plans.splice(0..0, kernel(device, op, Way::Int8Rows)?);
         }
     }
