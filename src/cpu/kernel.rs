@@ -97,7 +97,11 @@ impl Kernel {
                 format_args!("{} promises {} determinism only", self.name, self.determinism),
             ));
         }
-        self.run = Some(Box::new(run));
+        if self.op.is_empty() {
+            self.scratch = 0; // of a size made from extents that nothing has
+        } else {
+            self.run = Some(Box::new(run));
+        }
         Ok(vec![Arc::new(self)])
     }
 

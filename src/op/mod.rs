@@ -111,6 +111,9 @@ macro_rules! ops {
 
             /// Computes the outputs in f64. The operation must be valid, and `arrays` hold each of its operands.
             pub fn reference(&self, arrays: &mut Arrays) {
+                if self.is_empty() {
+                    return; // whatever its extents are: tables of that size may not fit
+                }
                 match self { $(Op::$Variant(op) => op.reference(arrays),)* }
             }
 
@@ -209,6 +212,11 @@ impl Op {
             }
         }
         self.check().map_err(|why| Error::invalid(self, why))
+    }
+
+    /// True where every result is empty, so that there is nothing to compute.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.operands().iter().all(|o| !o.role.writes() || o.spec.numel() == 0)
     }
 
     /// The options in use. All of them for an invalid operation, so that every kernel declines it.

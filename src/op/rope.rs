@@ -139,6 +139,8 @@ impl Semantics for Rope {
         ensure!(self.x.dtype().is_float(), "x is {}, must be f32, f16 or bf16", self.x.dtype());
         let (tokens, d, dims) = (self.x.dim(2), self.x.dim(0), self.rotated());
         ensure!(dims <= d && dims % 2 == 0, "dims = {dims} must be even and at most d = {d}");
+        // Every device keeps a table of the pairs' frequencies.
+        ensure!(dims <= 1 << 16, "dims = {dims} is more than {} rotated elements", 1 << 16);
         let p = &self.positions;
         ensure!(p.dtype() == DType::I32 && p.shape() == [tokens], "positions must be i32 [{tokens}]");
         if let Some(f) = &self.factors {
