@@ -146,7 +146,8 @@ impl Semantics for Matmul {
         let scale = self.scale.f64();
         let (mut data, mut magnitude) = (vec![0.0; batch * m * n], vec![0.0; batch * m * n]);
         for b in 0..batch {
-            let w_at = Matmul::batch_offset(&self.out, &self.w.dense(), b);
+            // (Strides of an empty weight are not 0.)
+            let w_at = if k == 0 { 0 } else { Matmul::batch_offset(&self.out, &self.w.dense(), b) };
             for (i, j) in (0..m).flat_map(|i| (0..n).map(move |j| (i, j))) {
                 let row = &x.data[(b * m + i) * k..][..k];
                 let w_scale_at = |p: usize| match w_scale {
