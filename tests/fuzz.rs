@@ -127,7 +127,6 @@ fn any_operation_is_refused_or_runs() {
         let Ok(op) = text.parse::<Op>() else { return };
         note(&op);
         let tried = catch_unwind(AssertUnwindSafe(|| try_everything(&op, &runtimes, rng)));
-        if began.elapsed() > Duration::from_millis(300) {}
         match tried {
             Ok(Ok(done)) => (valid, ran) = (valid + usize::from(op.validate().is_ok()), ran + done),
             Ok(Err(e)) => panic!("{op}: {e}"),
@@ -220,7 +219,6 @@ fn random_operations_are_right() {
         for outcome in conformance::check_case(&cpu, &case) {
             assert!(outcome.verdict != Verdict::Failed, "{case}: {}: {}", outcome.kernel, outcome.why);
         }
-        if began.elapsed() > Duration::from_millis(300) {}
     });
 }
 
