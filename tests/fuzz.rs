@@ -203,7 +203,7 @@ fn random_operations_are_right() {
     use tesela::{
         backend::OpenOptions,
         conformance::{self, Case, Verdict},
-        op::Fill,
+        op::{Fill, Numerics},
     };
     let cases = Op::cases();
     let options = OpenOptions::default();
@@ -211,7 +211,8 @@ fn random_operations_are_right() {
     fuzz("values", Duration::from_secs(3), |rng| {
         let text = if rng.below(3) > 0 { consistent(&cases, rng) } else { mutated(&cases, rng) };
         let Ok(op) = text.parse::<Op>() else { return };
-        if op.validate().is_err() || !is_small(&op) {
+        // (Fast results are bounded in the mean, which a handful of small outputs may miss.)
+        if op.validate().is_err() || !is_small(&op) || op.numerics() == Numerics::Fast {
             return;
         }
         note(&op);

@@ -107,10 +107,16 @@ pub(super) fn compare(
     Ok((stats, verdict))
 }
 
-/// The first element that the reference left alone and the device did not.
+/// The first element of a block that the reference left alone and the device did not.
 fn first_disturbed(old: &Array, want: &Array, got: &Array) -> Option<usize> {
-    let same = |a: f64, b: f64| a == b || (a.is_nan() && b.is_nan());
-    (0..old.data.len()).find(|&i| old.data[i].to_bits() == want.data[i].to_bits() && !same(old.data[i], got.data[i]))
+    let (block, _) = old.spec.dtype().block();
+    let kept = |i: usize| old.data[i].to_bits() == want.data[i].to_bits();
+    let same = |i: usize| {
+        let (a, b) = (old.data[i], got.data[i]);
+        a == b || (a.is_nan() && b.is_nan())
+    };
+    let mut starts = (0..old.data.len()).step_by(block);
+    starts.find_map(|at| (at..at + block).all(kept).then(|| (at..at + block).find(|&i| !same(i)))?)
 }
 
 #[cfg(test)]
