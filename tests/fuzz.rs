@@ -201,6 +201,7 @@ fn legal(op: &Op, operand: &tesela::op::Operand, rng: &mut Rng, span: usize) -> 
 #[test]
 fn random_operations_are_right() {
     use tesela::{
+        Backend, Plan,
         backend::OpenOptions,
         conformance::{self, Case, Verdict},
         op::{Fill, Numerics},
@@ -216,6 +217,10 @@ fn random_operations_are_right() {
             return;
         }
         note(&op);
+        let scratch = |p: &std::sync::Arc<dyn Plan>| p.scratch() > 1 << 24;
+        if cpu.plan(&op).is_ok_and(|plans| plans.iter().any(scratch)) {
+            return;
+        }
         let case = Case { op, fill: Fill::Normal, seed: rng.below(1000) as u64 };
         for outcome in conformance::check_case(&cpu, &case) {
             assert!(outcome.verdict != Verdict::Failed, "{case}: {}: {}", outcome.kernel, outcome.why);

@@ -97,6 +97,15 @@ impl Kernel {
                 format_args!("{} promises {} determinism only", self.name, self.determinism),
             ));
         }
+        let memory = self.device.info.memory;
+        if memory > 0 && self.scratch as u64 > memory / 4 && !self.op.is_empty() {
+            // Asking for it would be granted, and using it would end the process.
+            let why = format_args!(
+                "{} needs {} bytes of scratch memory, more than a quarter of the machine's",
+                self.name, self.scratch
+            );
+            return Err(Error::unsupported(self.op, why));
+        }
         if self.op.is_empty() {
             self.scratch = 0; // of a size made from extents that nothing has
         } else {
