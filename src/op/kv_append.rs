@@ -60,7 +60,11 @@ pub(crate) fn destinations(slots: &Array, rows: usize) -> Vec<Option<usize>> {
 
 /// Distinct rows in random order, but for one slot that writes nothing and one that is named twice.
 pub(crate) fn fill_slots(tokens: usize, rows: usize, rng: &mut Rng) -> Vec<f64> {
-    let mut all: Vec<f64> = (0..rows.max(tokens)).map(|s| if s < rows { s as f64 } else { -1.0 }).collect();
+    // Of a vast cache every n-th row will do.
+    let named = rows.min(tokens.max(1 << 20));
+    let step = rows.checked_div(named).unwrap_or(1);
+    let slot = |s: usize| if s < named { (s * step) as f64 } else { -1.0 };
+    let mut all: Vec<f64> = (0..named.max(tokens)).map(slot).collect();
     (1..all.len()).rev().for_each(|i| all.swap(i, rng.below(i + 1)));
     all.truncate(tokens);
     if tokens > 4 {

@@ -344,6 +344,7 @@ fn explain(text: &str, common: &Common) -> Outcome {
     let op: Op = text.parse()?;
     let rt = Runtime::builder().threads(common.threads).build()?;
     let e = rt.explain(&op)?;
+    rt.warnings().iter().for_each(|w| eprintln!("warning: {w}"));
     if !common.json {
         return print(&e.to_string());
     }
