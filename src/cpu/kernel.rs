@@ -17,7 +17,7 @@ use crate::{
     error::{Error, Result},
     host,
     layout::Spec,
-    op::{Determinism, Features, MAX_OPERANDS, Op, Operands},
+    op::{Determinism, Features, MAX_OPERANDS, Op, Operand, Operands},
 };
 
 type Run = Box<dyn Fn(&Args, &mut Pool) + Send + Sync>;
@@ -50,8 +50,10 @@ impl Kernel {
     ) -> Result<Kernel> {
         let op = op.into();
         op.require(known | Features::DETERMINISM)?;
-        if let Some(o) = op.operands().iter().find(|o| o.spec.numel() > MOST) {
-            let why = format_args!("{} repeats to {} elements: more than can be walked", o.name, o.spec.numel());
+        // Extents of 0 count as 1: they hide no others.
+        let extent = |o: &Operand| o.spec.shape().iter().map(|&n| n.max(1)).product::<usize>();
+        if let Some(o) = op.operands().iter().find(|o| extent(o) > MOST) {
+            let why = format_args!("{} is {}: more elements than can be walked", o.name, o.spec);
             return Err(Error::unsupported(op, why));
         }
         Ok(Kernel {
