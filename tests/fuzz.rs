@@ -110,7 +110,8 @@ fn consistent(cases: &[Op], rng: &mut Rng) -> String {
 
 fn is_small(op: &Op) -> bool {
     let operands = op.operands();
-    op.cost().flops < 1 << 20 && operands.iter().all(|o| o.spec.numel() < 1 << 13 && o.spec.span() < 1 << 16)
+    let extent = |o: &tesela::op::Operand| o.spec.shape().iter().map(|&n| n.max(1)).product::<usize>();
+    op.cost().flops < 1 << 20 && operands.iter().all(|o| o.spec.span() < 1 << 16 && extent(o) < 1 << 13)
 }
 
 #[test]
