@@ -92,8 +92,7 @@ pub(super) unsafe fn weights<S: Simd>(s: S, job: &Job, args: &Args, tile: &Tile,
             for i in 0..count {
                 let at = scores.add(i * rows + lane);
                 let distance = s.sub_i(position, s.splat_i((first + i as i64) as i32));
-                let added = masked.then_some(mask.add(i * rows + lane));
-                let added = if let Some(p) = added { Some(s.load(p)) } else { None };
+                let added = if masked { Some(s.load(mask.add(i * rows + lane))) } else { None };
                 let mut score = rule.score(s, s.load(at), distance, slope, added);
                 if tile.hidden >> i & 1 == 1 {
                     score = nothing;
