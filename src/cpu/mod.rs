@@ -2,7 +2,7 @@
 //!
 //! How an op file is written (`cpu/norm.rs` for op/norm.rs, and one line in `plans` below):
 //!
-//! ```ignore
+//! ```text
 //! pub(super) fn plan(device: &Arc<Device>, op: &Norm) -> Result<Plans> {
 //!     let op = *op;
 //!     // Names its kernel, and the feature bits it honours: anything else is declined.
