@@ -237,16 +237,6 @@ impl<'a> Tensor<'a> {
         self.pointer.0.cast()
     }
 
-    /// All elements, in storage order.
-    ///
-    /// # Safety
-    /// The tensor is dense, `T` is its dtype's type, and nothing writes it while the slice lives.
-    pub(crate) unsafe fn slice<T>(&self) -> &'a [T] {
-        debug_assert!(self.spec.is_dense() && size_of::<T>() == self.dtype().block().1);
-        // SAFETY: the caller's promise; the launch was checked to be as long as the spec.
-        unsafe { std::slice::from_raw_parts(self.pointer(), self.spec.numel()) }
-    }
-
     /// Rows, all leading dimensions taken together.
     pub(crate) fn rows(&self) -> usize {
         self.spec.rows()

@@ -32,7 +32,6 @@ mod elementwise;
 mod encode;
 mod gather;
 mod grouped_matmul;
-#[allow(dead_code, reason = "for op files to come")]
 mod kernel;
 mod kv_append;
 #[cfg(all(test, feature = "conformance"))]
@@ -51,7 +50,6 @@ mod sample;
 mod scatter;
 mod segment;
 mod selective_scan;
-#[allow(dead_code, reason = "for op files to come")]
 mod simd;
 mod softmax;
 mod ssm_scan;

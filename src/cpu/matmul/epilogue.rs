@@ -80,12 +80,8 @@ impl Epilogue<'_> {
                 row::read(s, bias.dtype(), bias.at(0, j), bias.spec.stride(0), other, n);
                 each!(x, at => s.add(x, s.load(other.add(at))));
             }
-            match self.act {
-                Activation::None => {}
-                Activation::Silu => each!(x, _at => math::silu(s, x)),
-                Activation::GeluTanh => each!(x, _at => math::gelu_tanh(s, x)),
-                Activation::GeluErf => each!(x, _at => math::gelu_erf(s, x)),
-                Activation::Relu => each!(x, _at => s.max(s.zero(), x)),
+            if self.act != Activation::None {
+                each!(x, _at => math::activate(s, self.act, x));
             }
             if let Some(up) = up {
                 each!(x, at => s.mul(x, s.load(up.add(at))));

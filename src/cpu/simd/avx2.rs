@@ -145,7 +145,6 @@ impl Simd for Avx2 {
         fma(a: __m256, b: __m256, c: __m256) -> __m256 = _mm256_fmadd_ps(a, b, c);
         min(a: __m256, b: __m256) -> __m256 = _mm256_min_ps(a, b);
         max(a: __m256, b: __m256) -> __m256 = _mm256_max_ps(a, b);
-        sqrt(a: __m256) -> __m256 = _mm256_sqrt_ps(a);
         round(a: __m256) -> __m256 = _mm256_round_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(a);
         to_i(a: __m256) -> __m256i = _mm256_cvtps_epi32(a);
         float(a: __m256i) -> __m256 = _mm256_cvtepi32_ps(a);

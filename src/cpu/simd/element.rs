@@ -16,10 +16,6 @@ pub(crate) trait Element: Copy + Send + Sync + 'static {
     /// # Safety
     /// `p` is readable for `n` elements.
     unsafe fn load_partial<S: Simd>(s: S, p: *const Self, n: usize) -> S::F;
-    /// The first `n <= S::LANES` lanes.
-    /// # Safety
-    /// `p` is writable for `n` elements.
-    unsafe fn store_partial<S: Simd>(s: S, p: *mut Self, v: S::F, n: usize);
     /// One element as f32.
     fn get(self) -> f32;
     /// Rounded to nearest, ties to even.
@@ -41,11 +37,6 @@ impl Element for f32 {
     unsafe fn load_partial<S: Simd>(s: S, p: *const f32, n: usize) -> S::F {
         // SAFETY: the caller's promise.
         unsafe { s.load_partial(p, n) }
-    }
-    #[inline(always)]
-    unsafe fn store_partial<S: Simd>(s: S, p: *mut f32, v: S::F, n: usize) {
-        // SAFETY: the caller's promise.
-        unsafe { s.store_partial(p, v, n) }
     }
     #[inline(always)]
     fn get(self) -> f32 {
@@ -77,15 +68,6 @@ macro_rules! half_element {
                 unsafe {
                     std::ptr::copy_nonoverlapping(p.cast(), lanes.as_mut_ptr(), n);
                     s.$load(lanes.as_ptr())
-                }
-            }
-            #[inline(always)]
-            unsafe fn store_partial<S: Simd>(s: S, p: *mut $Type, v: S::F, n: usize) {
-                let mut lanes = [0u16; WIDEST];
-                // SAFETY: the caller's promise for `p`; n and LANES are at most WIDEST.
-                unsafe {
-                    s.$store(lanes.as_mut_ptr(), v);
-                    std::ptr::copy_nonoverlapping(lanes.as_ptr(), p.cast(), n);
                 }
             }
             #[inline(always)]

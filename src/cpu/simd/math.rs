@@ -167,24 +167,6 @@ fn exp_minus_square<S: Simd>(s: S, t: S::F, c: f32) -> S::F {
     exp_sum(s, s.mul(s.splat(-c), s.mul(high, high)), s.mul(s.splat(-c), low))
 }
 
-/// ln x, within 2 ulp; -inf at 0, NaN below.
-#[inline(always)]
-pub(crate) fn ln<S: Simd>(s: S, x: S::F) -> S::F {
-    const SMALLEST: f32 = f32::MIN_POSITIVE;
-    // Subnormals are scaled by 2^24 first.
-    let small = s.lt(x, s.splat(SMALLEST));
-    let bits = s.bits(s.select(small, s.mul(x, s.splat(16_777_216.0)), x));
-    // x = 2^e (1 + f), sqrt(1/2) <= 1 + f < sqrt 2
-    let e = s.sar::<23>(s.sub_i(bits, s.splat_i(0x3f35_04f3)));
-    let f = s.sub(s.of_bits(s.sub_i(bits, s.shl::<23>(e))), s.splat(1.0));
-    let e = s.sub(s.float(e), s.select(small, s.splat(24.0), s.zero()));
-    let y = ln_1p_reduced(s, f, e);
-    let y = s.select(s.eq(x, s.zero()), s.splat(f32::NEG_INFINITY), y);
-    let y = s.select(s.lt(x, s.zero()), s.splat(f32::NAN), y);
-    // Infinity and NaN are their own logarithms.
-    s.select(s.lt(x, s.splat(f32::INFINITY)), y, x)
-}
-
 /// e ln 2 + ln(1 + f) for sqrt(1/2) <= 1 + f <= sqrt 2.
 #[inline(always)]
 fn ln_1p_reduced<S: Simd>(s: S, f: S::F, e: S::F) -> S::F {
@@ -267,7 +249,6 @@ mod tests {
                 };
                 check("exp", worst(s, exp, f64::exp, ALL), 2.0);
                 check("exp_flushed", worst(s, exp_flushed, f64::exp, -87.0..88.0), 2.0);
-                check("ln", worst(s, ln, f64::ln, f32::from_bits(1)..f32::MAX), 2.0);
                 check("tanh", worst(s, tanh, f64::tanh, ALL), 4.0);
                 check("sigmoid", worst(s, sigmoid, |x| 1.0 / (1.0 + (-x).exp()), ALL), 4.0);
                 check("erf", worst(s, erf, exact::erf, ALL), 4.0);
@@ -300,7 +281,6 @@ mod tests {
                 let tiny = f32::from_bits(3);
                 check("exp", exp, &[(0.0, 1.0), (-0.0, 1.0), (INF, INF), (NEG, 0.0), (tiny, 1.0), (-200.0, 0.0)]);
                 check("exp_flushed", exp_flushed, &[(0.0, 1.0), (-0.0, 1.0), (NEG, 0.0), (tiny, 1.0), (-87.5, 0.0)]);
-                check("ln", ln, &[(1.0, 0.0), (0.0, NEG), (INF, INF), (-1.0, NAN), (NEG, NAN)]);
                 check("tanh", tanh, &[(INF, 1.0), (NEG, -1.0), (tiny, tiny), (0.0, 0.0), (-0.0, -0.0)]);
                 check("sigmoid", sigmoid, &[(INF, 1.0), (NEG, 0.0), (0.0, 0.5)]);
                 check("erf", erf, &[(INF, 1.0), (NEG, -1.0), (0.0, 0.0)]);

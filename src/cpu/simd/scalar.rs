@@ -139,10 +139,6 @@ impl Simd for Scalar {
         zip(a, b, |x, y| if x > y { x } else { y })
     }
     #[inline(always)]
-    fn sqrt(self, a: [f32; N]) -> [f32; N] {
-        map(a, f32::sqrt)
-    }
-    #[inline(always)]
     fn round(self, a: [f32; N]) -> [f32; N] {
         // Numbers from 2^23 on are whole; adding it to smaller ones leaves no bits for a fraction.
         const WHOLE: f32 = 8388608.0;
