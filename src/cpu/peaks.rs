@@ -67,6 +67,7 @@ pub(super) fn measure(isa: Isa, pool: &mut Pool) -> Result<Peaks> {
 }
 
 /// Runs what the compiler would otherwise leave out.
+#[cfg(target_arch = "x86_64")]
 fn run<T>(f: impl FnOnce() -> T) {
     black_box(f());
 }

@@ -14,6 +14,8 @@ mod avx512;
 mod dot;
 mod element;
 pub(crate) mod math;
+#[cfg(target_arch = "aarch64")]
+mod neon;
 pub(crate) mod row;
 mod scalar;
 
@@ -23,6 +25,9 @@ pub(crate) use {
     avx512::Avx512,
     dot::{DotBf16, DotInt8},
 };
+
+#[cfg(target_arch = "aarch64")]
+pub(crate) use neon::{DOTPROD, I8MM, Neon, PLAIN};
 
 pub(crate) use element::{Element, element};
 pub(crate) use scalar::Scalar;
@@ -246,6 +251,21 @@ macro_rules! simd {
                 #[inline(always)]
                 || $body,
             ),
+            #[cfg(target_arch = "aarch64")]
+            $crate::cpu::simd::Isa::Neon($s) => $s.enter(
+                #[inline(always)]
+                || $body,
+            ),
+            #[cfg(target_arch = "aarch64")]
+            $crate::cpu::simd::Isa::NeonDotprod($s) => $s.enter(
+                #[inline(always)]
+                || $body,
+            ),
+            #[cfg(target_arch = "aarch64")]
+            $crate::cpu::simd::Isa::NeonI8mm($s) => $s.enter(
+                #[inline(always)]
+                || $body,
+            ),
         }
     };
 }
@@ -262,6 +282,15 @@ pub(crate) enum Isa {
     /// AVX-512 F, BW, DQ, VL, VNNI.
     #[cfg(target_arch = "x86_64")]
     Avx512(Avx512),
+    /// NEON.
+    #[cfg(target_arch = "aarch64")]
+    Neon(Neon<PLAIN>),
+    /// NEON with `sdot`.
+    #[cfg(target_arch = "aarch64")]
+    NeonDotprod(Neon<DOTPROD>),
+    /// NEON with `usdot`.
+    #[cfg(target_arch = "aarch64")]
+    NeonI8mm(Neon<I8MM>),
 }
 
 impl Isa {
@@ -272,6 +301,12 @@ impl Isa {
         {
             all.extend(Avx512::detect().map(Isa::Avx512));
             all.extend(Avx2::detect().map(Isa::Avx2));
+        }
+        #[cfg(target_arch = "aarch64")]
+        {
+            all.extend(Neon::detect().map(Isa::NeonI8mm));
+            all.extend(Neon::detect().map(Isa::NeonDotprod));
+            all.extend(Neon::detect().map(Isa::Neon));
         }
         all.push(Isa::Scalar(Scalar));
         all
@@ -293,7 +328,7 @@ impl Isa {
         simd!(self, s => dots(s))
     }
 
-    /// `scalar`, `avx2`, `avx512`: the last part of kernels' names.
+    /// `scalar`, `avx2`, `avx512`, `neon`, `neon-dotprod`, `neon-i8mm`: the last part of kernels' names.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Isa::Scalar(_) => "scalar",
@@ -301,6 +336,12 @@ impl Isa {
             Isa::Avx2(_) => "avx2",
             #[cfg(target_arch = "x86_64")]
             Isa::Avx512(_) => "avx512",
+            #[cfg(target_arch = "aarch64")]
+            Isa::Neon(_) => "neon",
+            #[cfg(target_arch = "aarch64")]
+            Isa::NeonDotprod(_) => "neon-dotprod",
+            #[cfg(target_arch = "aarch64")]
+            Isa::NeonI8mm(_) => "neon-i8mm",
         }
     }
 }
