@@ -63,6 +63,11 @@ const LARGER: &[&str] = &[
     "conv1d x=bf16:2x30x700 w=f32:700x4 out=bf16:2x30x700 bias=f32:700 state=f32:2x3x700 act=silu",
     "ssm_scan x=f32:2x20x4x70 dt=f32:2x20x4 a=f32:4 b=f32:2x20x2x40 c=f32:2x20x2x40 out=f32:2x20x4x70 d=f32:4 \
      dt_bias=f32:4 state=f32:2x4x70x40 softplus=true",
+    // several chunks, tasks of several heads, columns of a state beyond a tile
+    "ssm_scan x=f32:1x200x6x64 dt=f32:1x200x6 a=f32:6 b=f32:1x200x1x128 c=f32:1x200x1x128 out=f32:1x200x6x64 d=f32:6 \
+     dt_bias=f32:6 state=f32:1x6x64x128 softplus=true",
+    "ssm_scan x=bf16:2x70x4x100 dt=bf16:2x70x4 a=f32:4 b=bf16:2x70x2x33 c=bf16:2x70x2x33 out=bf16:2x70x4x100 \
+     state=f32:2x4x100x33",
     "selective_scan x=f32:2x20x150 dt=f32:2x20x150 a=f32:150x16 b=f32:2x20x16 c=f32:2x20x16 out=f32:2x20x150 d=f32:150 \
      dt_bias=f32:150 z=f32:2x20x150 state=f32:2x150x16 softplus=true",
     "linear_attention q=f32:2x75x3x40 k=f32:2x75x3x40 v=f32:2x75x3x24 omega=f32:40x50 out=f32:2x75x3x24 lengths=i32:2",

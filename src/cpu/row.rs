@@ -51,6 +51,16 @@ impl Row {
         Row { pointer, dtype: tensor.dtype(), stride: tensor.spec.stride(0) }
     }
 
+    /// The row that begins `elements` further on, of a type without blocks.
+    ///
+    /// # Safety
+    /// It lies inside the tensor.
+    #[inline(always)]
+    pub(crate) unsafe fn ahead(self, elements: usize) -> Row {
+        // SAFETY: the caller's promise.
+        Row { pointer: unsafe { self.pointer.add(elements * self.dtype.block().1) }, ..self }
+    }
+
     /// Where the row begins.
     #[inline(always)]
     pub(crate) fn pointer(self) -> *const u8 {

@@ -1,46 +1,35 @@
-//! Mamba-2's scan, step by step: a task holds some rows of one head's state in the cache and goes through time.
-
-use std::sync::Arc;
+//! Few steps, as in decoding: a task holds some rows of one head's state in the cache and goes through time. Where the state is f32 side by
+//! side it is changed where it lies: read and written once.
 
 use super::{
-    Device,
-    kernel::{Args, Kernel, Tensor},
-    pool::Pool,
-    row::{PAD, Row, padded},
-    simd::{Simd, simd},
+    super::{
+        Device,
+        kernel::{Args, Kernel, Tensor},
+        pool::Pool,
+        row::{PAD, Row, padded},
+        simd::{Simd, math, simd},
+    },
+    number, time_step,
 };
-use crate::{
-    backend::Plans,
-    error::Result,
-    op::{Determinism, Features, SsmScan},
-};
+use crate::{backend::Plans, error::Result, op::SsmScan};
 
 /// Rows of the state (of p) of a task.
 const ROWS: usize = 32;
 
-pub(super) fn plan(device: &Arc<Device>, op: &SsmScan) -> Result<Plans> {
-    let op = *op;
-    let known = Features::STRIDED | Features::STATE | Features::SKIP | Features::BIAS | Features::SOFTPLUS;
-    let kernel = Kernel::new(device, op, format_args!("ssm_scan-{}", op.x.dtype()), known)?;
-    let (batch, heads, p) = (op.x.dim(3), op.x.dim(1), op.x.dim(0));
+pub(super) fn plan(kernel: Kernel, device: &Device, op: SsmScan) -> Result<Plans> {
+    let (batch, t, heads, p, _, n) = op.dims();
     let parts = p.div_ceil(ROWS);
-    let tasks = if op.x.dim(2) == 0 { 0 } else { batch * heads * parts };
+    let tasks = if t == 0 { 0 } else { batch * heads * parts };
     // A thread's buffers: state, b, c, x, out, dt.
-    let each = padded(op.b.dim(0)).saturating_mul(ROWS + 2).saturating_add(2 * ROWS + PAD);
+    let each = padded(n).saturating_mul(ROWS + 2).saturating_add(2 * ROWS + PAD);
     let scratch = each.saturating_mul(size_of::<f32>()).saturating_mul(device.info.threads);
-    kernel.determinism(Determinism::BatchInvariant).scratch(scratch).plan(move |args: &Args, pool: &mut Pool| {
+    kernel.scratch(scratch).plan(move |args: &Args, pool: &mut Pool| {
         pool.run(tasks, |task, thread| {
             let place = (task / parts, task % parts * ROWS);
             // SAFETY: each thread has its own buffers; rows of a head's state are one task's.
             simd!(args.isa, s => unsafe { scan(s, &op, args, place, args.scratch::<f32>().add(thread * each)) })
         })
     })
-}
-
-/// One number of a list of f32, or 0.
-fn number(list: Option<Tensor>, i: usize) -> f32 {
-    // SAFETY: the operation says that the list is f32 and has the element.
-    list.map_or(0.0, |list| unsafe { *list.at::<f32>(0, i) })
 }
 
 /// # Safety
@@ -53,32 +42,41 @@ unsafe fn scan<S: Simd>(s: S, op: &SsmScan, args: &Args, (head, first): (usize, 
     let (x, dt, out, state) = (args.of("x"), args.of("dt"), args.of("out"), args.get("state"));
     let (b, c) = (args.of("b"), args.of("c"));
     let (a, skip, bias) = (number(args.get("a"), h), number(args.get("d"), h), number(args.get("dt_bias"), h));
-    // SAFETY: whole vectors of padded buffers, whose elements from n on stay 0.
+    // SAFETY: whole vectors of padded buffers, whose elements from n on stay 0, or of the state where it lies.
     unsafe {
-        let (held, b_row, c_row) = (buffer, buffer.add(ROWS * wide), buffer.add((ROWS + 1) * wide));
+        let (own, b_row, c_row) = (buffer, buffer.add(ROWS * wide), buffer.add((ROWS + 1) * wide));
         let x_row = buffer.add((ROWS + 2) * wide);
         let (y, step) = (x_row.add(ROWS), x_row.add(2 * ROWS));
-        for i in 0..count {
-            match &state {
-                Some(state) => Row::of(state, head * p + first + i).load(s, n, held.add(i * wide)),
-                None => held.add(i * wide).write_bytes(0, wide),
+        let lies = |state: &Tensor| Row::of(state, 0).direct().is_some() && n.is_multiple_of(S::LANES);
+        let in_place = state.filter(lies);
+        let elsewhere = if in_place.is_some() { None } else { state };
+        let (held, pitch) = match &in_place {
+            Some(state) => (state.at::<f32>(head * p + first, 0), state.spec.stride(1)),
+            None => (own, wide),
+        };
+        if in_place.is_none() {
+            own.write_bytes(0, count * wide);
+        }
+        if let Some(state) = &elsewhere {
+            for i in 0..count {
+                Row::of(state, head * p + first + i).load(s, n, own.add(i * wide));
             }
         }
         for time in 0..t {
             let row = batch * t + time;
             Row::part(&dt, row, h).load(s, 1, step);
-            let mut delta = *step + bias;
-            if op.softplus {
-                delta = delta.max(0.0) + (-delta.abs()).exp().ln_1p();
-            }
-            let decay = (delta * a).exp();
+            let delta = time_step(s, op, s.load(step), bias);
+            let decay = math::exp(s, s.mul(delta, s.splat(a)));
+            s.store(step, delta);
+            let delta = *step;
+            s.store(step, decay);
             Row::of(&b, row * groups + group).load(s, n, b_row);
             Row::of(&c, row * groups + group).load(s, n, c_row);
             Row::part(&x, row * heads + h, first).load(s, count, x_row);
+            let step = Step { decay: *step, delta, skip, b: b_row, c: c_row, n, pitch };
             let mut i = 0;
             while i < count {
-                let (held, x, y) = (held.add(i * wide), x_row.add(i), y.add(i));
-                let step = Step { decay, delta, skip, b: b_row, c: c_row, n };
+                let (held, x, y) = (held.add(i * pitch), x_row.add(i), y.add(i));
                 if i + 4 <= count {
                     step.rows::<S, 4>(s, held, x, y);
                     i += 4;
@@ -89,9 +87,9 @@ unsafe fn scan<S: Simd>(s: S, op: &SsmScan, args: &Args, (head, first): (usize, 
             }
             Row::part(&out, row * heads + h, first).store(s, count, y);
         }
-        if let Some(state) = &state {
+        if let Some(state) = &elsewhere {
             for i in 0..count {
-                Row::of(state, head * p + first + i).store(s, n, held.add(i * wide));
+                Row::of(state, head * p + first + i).store(s, n, own.add(i * wide));
             }
         }
     }
@@ -105,16 +103,16 @@ struct Step {
     b: *const f32,
     c: *const f32,
     n: usize,
+    pitch: usize,
 }
 
 impl Step {
     /// # Safety
-    /// `held` is R padded rows of n, b and c one each; `x` and `y` hold R numbers.
+    /// `held` is R rows of n, whole vectors, `pitch` apart, b and c one each; `x` and `y` hold R numbers.
     #[inline(always)]
     unsafe fn rows<S: Simd, const R: usize>(&self, s: S, held: *mut f32, x: *const f32, y: *mut f32) {
-        let wide = padded(self.n);
         let (mut sums, mut inputs) = ([s.zero(); R], [s.zero(); R]);
-        // SAFETY: whole vectors of padded rows.
+        // SAFETY: whole vectors of the rows.
         unsafe {
             for (r, input) in inputs.iter_mut().enumerate() {
                 *input = s.splat(self.delta * *x.add(r));
@@ -123,7 +121,7 @@ impl Step {
             for i in (0..self.n).step_by(S::LANES) {
                 let (b, c) = (s.load(self.b.add(i)), s.load(self.c.add(i)));
                 for (r, (sum, &input)) in sums.iter_mut().zip(&inputs).enumerate() {
-                    let at = held.add(r * wide + i);
+                    let at = held.add(r * self.pitch + i);
                     let now = s.fma(decay, s.load(at), s.mul(input, b));
                     s.store(at, now);
                     *sum = s.fma(c, now, *sum);
