@@ -1,5 +1,5 @@
-//! One function of one or two tensors. Each stretch of a row is read to f32 in a small buffer, computed there and written
-//! back, so that types, strides and broadcasts multiply neither the functions nor the code.
+//! One function of one or two tensors. f32 side by side is computed on where it lies; any other stretch of a row is read to f32 in a small
+//! buffer and written from one, so that types, strides and broadcasts multiply neither the functions nor the code.
 
 use std::sync::Arc;
 
@@ -11,6 +11,7 @@ use super::{
 };
 use crate::{
     backend::Plans,
+    dtype::DType,
     error::Result,
     layout::Spec,
     op::{Elementwise, Features, elementwise::Function},
@@ -63,14 +64,28 @@ unsafe fn stretch<S: Simd>(
     b: Option<Tensor>,
     out: Tensor,
 ) {
-    let (mut x, mut y) = ([0f32; STRETCH], [0f32; STRETCH]);
+    let (mut x, mut y, mut z) = ([0f32; STRETCH], [0f32; STRETCH], [0f32; STRETCH]);
+    // Whole vectors of f32 side by side are computed on where they lie.
+    let lies = |t: &Tensor| t.dtype() == DType::F32 && t.spec.stride(0) == 1 && len.is_multiple_of(S::LANES);
     // SAFETY: the buffers hold len elements, which is at most STRETCH; the operands have these columns.
     unsafe {
-        row::read(s, a.dtype(), a.at(row, at), a.spec.stride(0), x.as_mut_ptr(), len);
-        if let Some(b) = b {
-            row::read(s, b.dtype(), b.at(row, at), b.spec.stride(0), y.as_mut_ptr(), len);
-        }
-        let (x, y) = (x.as_mut_ptr(), y.as_ptr());
+        let x = if lies(&a) {
+            a.at(row, at)
+        } else {
+            row::read(s, a.dtype(), a.at(row, at), a.spec.stride(0), x.as_mut_ptr(), len);
+            x.as_mut_ptr()
+        };
+        let (y, z) = (
+            match b {
+                Some(b) if lies(&b) => b.at(row, at),
+                Some(b) => {
+                    row::read(s, b.dtype(), b.at(row, at), b.spec.stride(0), y.as_mut_ptr(), len);
+                    y.as_mut_ptr()
+                }
+                None => x,
+            },
+            if lies(&out) { out.at(row, at) } else { z.as_mut_ptr() },
+        );
         let (alpha, beta) = (s.splat(op.alpha.get()), s.splat(op.beta.get()));
         // One loop per function: the choice is made once per stretch.
         macro_rules! each {
@@ -78,7 +93,7 @@ unsafe fn stretch<S: Simd>(
                 let mut i = 0;
                 while i < len {
                     let ($x, $y) = (s.load(x.add(i)), s.load(y.add(i)));
-                    s.store(x.add(i), $e);
+                    s.store(z.add(i), $e);
                     i += S::LANES;
                 }
             }};
@@ -102,6 +117,8 @@ unsafe fn stretch<S: Simd>(
             Function::Scale => each!(x, _y => s.fma(alpha, x, beta)),
             Function::Exp => each!(x, _y => math::exp(s, x)),
         }
-        row::write(s, out.dtype(), x, out.at(row, at), out.spec.stride(0), len);
+        if !lies(&out) {
+            row::write(s, out.dtype(), z, out.at(row, at), out.spec.stride(0), len);
+        }
     }
 }

@@ -1,4 +1,5 @@
-//! RMS and layer norm: a row is brought into the cache as f32 once, and everything is done to it there.
+//! RMS and layer norm: a row comes from memory once, is summed on the way and finished from the nearest cache. Rows of f32 are computed on
+//! where they lie; others, and ends of rows that fill no vector, go through a buffer of f32.
 
 use std::sync::Arc;
 
@@ -6,7 +7,7 @@ use super::{
     Device,
     kernel::{Args, Kernel},
     pool::Pool,
-    row::{Row, padded},
+    row::{PAD, Row, padded},
     simd::{Simd, math, simd},
 };
 use crate::{
@@ -45,97 +46,106 @@ unsafe fn norm<S: Simd>(s: S, op: &Norm, args: &Args, rows: std::ops::Range<usiz
     let (_, n) = op.dims();
     let (x, out) = (args.of("x"), args.of("out"));
     let (residual, gate, summed) = (args.get("residual"), args.get("gate"), args.get("sum"));
-    let (weight, bias) = (args.get("weight"), args.get("bias"));
     let wide = padded(n);
-    // SAFETY: all loops go over whole vectors of padded buffers, whose elements from n on stay 0.
+    // SAFETY: all loops go over whole vectors: of padded buffers, whose elements from n on stay 0, or of rows that they fill.
     unsafe {
-        let (row, other, w, b) = (buffer, buffer.add(wide), buffer.add(2 * wide), buffer.add(3 * wide));
-        if let Some(weight) = &weight {
-            Row::of(weight, 0).load(s, n, w);
-        }
-        if let Some(bias) = &bias {
-            Row::of(bias, 0).load(s, n, b);
-        }
+        let (own, other) = (buffer, buffer.add(wide));
+        let list = |name: &str| args.get(name).map(|list| Row::of(&list, 0));
+        let weight = list("weight").map(|row| row.read(s, n, buffer.add(2 * wide)));
+        let bias = list("bias").map(|row| row.read(s, n, buffer.add(3 * wide)));
         for r in rows {
-            Row::of(&x, r).load(s, n, row);
+            let mut row = Row::of(&x, r).read(s, n, own);
             if let Some(residual) = &residual {
-                Row::of(residual, r).load(s, n, other);
+                let residual = Row::of(residual, r).read(s, n, other);
+                // What is normalized is the unrounded sum, so it is in the buffer unless `sum` is f32.
+                let to = match &summed {
+                    Some(summed) if gate.is_none() => Row::of(summed, r).place(s, n, own),
+                    _ => own,
+                };
                 let factor = s.splat(op.factor.get());
                 for i in (0..n).step_by(S::LANES) {
-                    s.store(row.add(i), s.fma(factor, s.load(row.add(i)), s.load(other.add(i))));
+                    s.store(to.add(i), s.fma(factor, s.load(row.add(i)), s.load(residual.add(i))));
                 }
+                row = to;
             }
             if let Some(summed) = &summed {
-                Row::of(summed, r).store(s, n, row);
+                let summed = Row::of(summed, r);
+                if row != summed.pointer().cast() {
+                    summed.store(s, n, row);
+                }
             }
             if let Some(gate) = &gate {
-                Row::of(gate, r).load(s, n, other);
+                let gate = Row::of(gate, r).read(s, n, other);
                 for i in (0..n).step_by(S::LANES) {
-                    s.store(row.add(i), s.mul(s.load(row.add(i)), math::silu(s, s.load(other.add(i)))));
+                    s.store(own.add(i), s.mul(s.load(row.add(i)), math::silu(s, s.load(gate.add(i)))));
                 }
+                row = own;
             }
-            if op.kind == NormKind::Layer {
-                centre(s, row, n);
+            let mean = if op.kind == NormKind::Layer { sum::<S, false>(s, row, n, 0.0) / n as f32 } else { 0.0 };
+            let square = sum::<S, true>(s, row, n, mean) / n as f32;
+            let inverse = s.splat(1.0 / (square + op.eps.get()).sqrt());
+            let (out, mean) = (Row::of(&out, r), s.splat(mean));
+            let to = out.place(s, n, own);
+            // One loop for each form: weights are what models have.
+            macro_rules! each {
+                ($i:ident, $y:ident => $e:expr) => {
+                    for $i in (0..n).step_by(S::LANES) {
+                        let $y = s.mul(s.sub(s.load(row.add($i)), mean), inverse);
+                        s.store(to.add($i), $e);
+                    }
+                };
             }
-            let mean = sum::<S, true>(s, row, n) / n as f32;
-            let inverse = s.splat(1.0 / (mean + op.eps.get()).sqrt());
-            for i in (0..n).step_by(S::LANES) {
-                let mut y = s.mul(s.load(row.add(i)), inverse);
-                if weight.is_some() {
-                    y = s.mul(y, s.load(w.add(i)));
-                }
-                if bias.is_some() {
-                    y = s.add(y, s.load(b.add(i)));
-                }
-                s.store(row.add(i), y);
+            match (weight, bias) {
+                (None, None) => each!(i, y => y),
+                (Some(w), None) => each!(i, y => s.mul(y, s.load(w.add(i)))),
+                (None, Some(b)) => each!(i, y => s.add(y, s.load(b.add(i)))),
+                (Some(w), Some(b)) => each!(i, y => s.fma(y, s.load(w.add(i)), s.load(b.add(i)))),
             }
-            Row::of(&out, r).store(s, n, row);
+            out.put(s, n, to);
         }
     }
 }
 
-/// Subtracts the mean.
+/// The sum of a row, or of the squares of what its elements differ from `mean`, in eight chains.
 ///
 /// # Safety
-/// `row` is padded with zeros, and they are left so.
+/// `row` is `n` elements, and padded with zeros to whole vectors.
 #[inline(always)]
-unsafe fn centre<S: Simd>(s: S, row: *mut f32, n: usize) {
-    let mut i = 0;
-    // SAFETY: inside the padded row.
+unsafe fn sum<S: Simd, const SQUARES: bool>(s: S, row: *const f32, n: usize, mean: f32) -> f32 {
+    const CHAINS: usize = 8;
+    let mut sums = [s.zero(); CHAINS];
+    let (mut i, mean) = (0, s.splat(mean));
+    macro_rules! add {
+        ($sum:expr, $x:expr) => {
+            if SQUARES {
+                let x = s.sub($x, mean);
+                $sum = s.fma(x, x, $sum);
+            } else {
+                $sum = s.add($x, $sum);
+            }
+        };
+    }
+    // SAFETY: inside the padded row; past its end nothing is read.
     unsafe {
-        let mean = s.splat(sum::<S, false>(s, row, n) / n as f32);
+        while i + CHAINS * S::LANES <= n {
+            for (j, sum) in sums.iter_mut().enumerate() {
+                add!(*sum, s.load(row.add(i + j * S::LANES)));
+            }
+            i += CHAINS * S::LANES;
+        }
         while i + S::LANES <= n {
-            s.store(row.add(i), s.sub(s.load(row.add(i)), mean));
+            add!(sums[0], s.load(row.add(i)));
             i += S::LANES;
         }
         if i < n {
-            s.store_partial(row.add(i), s.sub(s.load(row.add(i)), mean), n - i);
+            // Lanes beyond the row count as the mean.
+            let mut last = [0f32; PAD];
+            s.store(last.as_mut_ptr(), mean);
+            s.store_partial(last.as_mut_ptr(), s.load(row.add(i)), n - i);
+            add!(sums[1], s.load(last.as_ptr()));
         }
     }
-}
-
-/// The sum of a row, or of its squares, in four chains.
-///
-/// # Safety
-/// `row` is padded with zeros.
-#[inline(always)]
-unsafe fn sum<S: Simd, const SQUARES: bool>(s: S, row: *const f32, n: usize) -> f32 {
-    let mut sums = [s.zero(); 4];
-    let mut i = 0;
-    // SAFETY: inside the padded row; past its end nothing is read.
-    unsafe {
-        while i + 4 * S::LANES <= n {
-            for (j, sum) in sums.iter_mut().enumerate() {
-                let x = s.load(row.add(i + j * S::LANES));
-                *sum = if SQUARES { s.fma(x, x, *sum) } else { s.add(x, *sum) };
-            }
-            i += 4 * S::LANES;
-        }
-        while i < n {
-            let x = s.load(row.add(i));
-            sums[0] = if SQUARES { s.fma(x, x, sums[0]) } else { s.add(x, sums[0]) };
-            i += S::LANES;
-        }
-    }
-    s.sum(s.add(s.add(sums[0], sums[1]), s.add(sums[2], sums[3])))
+    let (a, b) = (s.add(sums[0], sums[1]), s.add(sums[2], sums[3]));
+    let (c, d) = (s.add(sums[4], sums[5]), s.add(sums[6], sums[7]));
+    s.sum(s.add(s.add(a, b), s.add(c, d)))
 }

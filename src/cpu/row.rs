@@ -95,4 +95,42 @@ impl Row {
         // SAFETY: the caller's promises, handed on.
         unsafe { encode(s, self.dtype, from, self.pointer, self.stride, n) }
     }
+
+    /// True where the row's `n` elements are f32 side by side and fill whole vectors: kernels then compute on them where they lie.
+    #[inline(always)]
+    pub(crate) fn whole<S: Simd>(self, _: S, n: usize) -> bool {
+        self.direct().is_some() && n.is_multiple_of(S::LANES)
+    }
+
+    /// The row's `n` elements in whole vectors: where they lie, or loaded to `buffer`.
+    ///
+    /// # Safety
+    /// As for `load`.
+    #[inline(always)]
+    pub(crate) unsafe fn read<S: Simd>(self, s: S, n: usize, buffer: *mut f32) -> *const f32 {
+        if self.whole(s, n) {
+            return self.pointer.cast();
+        }
+        // SAFETY: the caller's promises.
+        unsafe { self.load(s, n, buffer) };
+        buffer
+    }
+
+    /// Where to write whole vectors of the row: its own place, or `buffer`, to be [`put`](Row::put).
+    #[inline(always)]
+    pub(crate) fn place<S: Simd>(self, s: S, n: usize, buffer: *mut f32) -> *mut f32 {
+        if self.whole(s, n) { self.pointer.cast() } else { buffer }
+    }
+
+    /// Stores what was written to [`place`](Row::place).
+    ///
+    /// # Safety
+    /// As for `store`.
+    #[inline(always)]
+    pub(crate) unsafe fn put<S: Simd>(self, s: S, n: usize, from: *const f32) {
+        if !self.whole(s, n) {
+            // SAFETY: the caller's promises.
+            unsafe { self.store(s, n, from) };
+        }
+    }
 }

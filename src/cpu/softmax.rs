@@ -1,4 +1,5 @@
-//! Softmax over rows: a row is brought into the cache as f32 once; maximum, exponentials and division go over it there.
+//! Softmax over rows: a row comes from memory once for its maximum; exponentials and division go over it in the nearest cache. Rows of f32
+//! are computed on where they lie; others, and ends of rows that fill no vector, go through a buffer of f32.
 
 use std::sync::Arc;
 
@@ -53,56 +54,82 @@ unsafe fn softmax<S: Simd>(
     row: *mut f32,
 ) {
     let n = op.x.dim(0);
-    let scale = s.splat(op.scale.get());
     let nothing = s.splat(f32::NEG_INFINITY);
-    // SAFETY: whole vectors of padded buffers.
+    let masked = mask.is_some();
+    // SAFETY: whole vectors of padded buffers, or of rows that they fill.
     unsafe {
         let other = row.add(padded(n));
-        Row::of(x, r).load(s, n, row);
-        if let Some(mask) = mask {
-            Row::of(mask, r).load(s, n, other);
+        let (from, out) = (Row::of(x, r).read(s, n, row), Row::of(out, r));
+        let mask = match mask {
+            Some(mask) => Row::of(mask, r).read(s, n, other),
+            None => other, // not read
+        };
+        let (mut scale, mut masked) = (s.splat(op.scale.get()), masked);
+        if !n.is_multiple_of(S::LANES) {
+            // In the buffer, then. Lanes beyond the row hide.
+            for i in (0..n).step_by(S::LANES) {
+                let v = s.mul(scale, s.load(from.add(i)));
+                s.store(row.add(i), if masked { s.add(v, s.load(mask.add(i))) } else { v });
+            }
+            for j in n..n.next_multiple_of(S::LANES) {
+                *row.add(j) = f32::NEG_INFINITY;
+            }
+            (scale, masked) = (s.splat(1.0), false);
         }
-        let mut largest = nothing;
+        let to = out.place(s, n, row);
+        macro_rules! score {
+            ($i:expr) => {{
+                let v = s.mul(scale, s.load(from.add($i)));
+                if masked { s.add(v, s.load(mask.add($i))) } else { v }
+            }};
+        }
+        let mut most = [nothing; 4];
         let mut i = 0;
+        while i + 4 * S::LANES <= n {
+            for (j, most) in most.iter_mut().enumerate() {
+                *most = s.max(score!(i + j * S::LANES), *most); // NaN is left to the sum
+            }
+            i += 4 * S::LANES;
+        }
         while i < n {
-            let mut v = s.mul(scale, s.load(row.add(i)));
-            if mask.is_some() {
-                v = s.add(v, s.load(other.add(i)));
-            }
-            s.store(row.add(i), v);
-            if i + S::LANES > n {
-                // Lanes beyond the row hide.
-                for j in n..i + S::LANES {
-                    *row.add(j) = f32::NEG_INFINITY;
-                }
-                v = s.load(row.add(i));
-            }
-            largest = s.max(v, largest); // NaN is left to the sum
+            most[0] = s.max(score!(i), most[0]);
             i += S::LANES;
         }
-        let largest = s.max_lane(largest);
+        let largest = s.max_lane(s.max(s.max(most[0], most[1]), s.max(most[2], most[3])));
         // -inf only: the exponentials are 0 whatever is subtracted.
-        let shift = if largest == f32::NEG_INFINITY { 0.0 } else { largest };
-        let mut sum = s.zero();
-        for i in (0..n).step_by(S::LANES) {
-            let v = s.sub(s.load(row.add(i)), s.splat(shift));
-            let e = math::exp(s, v);
-            sum = s.add(sum, e);
-            s.store(row.add(i), if op.log { v } else { e });
+        let shift = s.splat(if largest == f32::NEG_INFINITY { 0.0 } else { largest });
+        let mut sums = [s.zero(); 2];
+        let mut i = 0;
+        macro_rules! term {
+            ($sum:expr, $i:expr) => {{
+                let v = s.sub(score!($i), shift);
+                let e = math::exp_flushed(s, v);
+                $sum = s.add($sum, e);
+                s.store(to.add($i), if op.log { v } else { e });
+            }};
         }
-        let sum = s.sum(sum);
+        while i + 2 * S::LANES <= n {
+            term!(sums[0], i);
+            term!(sums[1], i + S::LANES);
+            i += 2 * S::LANES;
+        }
+        while i < n {
+            term!(sums[0], i);
+            i += S::LANES;
+        }
+        let sum = s.sum(s.add(sums[0], sums[1]));
         if op.log {
             // ln 0 would turn -inf into NaN.
             let ln = s.splat(if sum == 0.0 { 0.0 } else { sum.ln() });
             for i in (0..n).step_by(S::LANES) {
-                s.store(row.add(i), s.sub(s.load(row.add(i)), ln));
+                s.store(to.add(i), s.sub(s.load(to.add(i)), ln));
             }
         } else {
             let inverse = s.splat(if sum == 0.0 { 0.0 } else { 1.0 / sum });
             for i in (0..n).step_by(S::LANES) {
-                s.store(row.add(i), s.mul(s.load(row.add(i)), inverse));
+                s.store(to.add(i), s.mul(s.load(to.add(i)), inverse));
             }
         }
-        Row::of(out, r).store(s, n, row);
+        out.put(s, n, to);
     }
 }

@@ -197,7 +197,11 @@ unsafe fn search<S: Simd>(
             }
             for i in group..end {
                 // SAFETY: as above.
-                let c = Candidate::new(unsafe { *from.add(i) }, at + i);
+                let v = unsafe { *from.add(i) };
+                if bar.is_some_and(|bar| v <= bar) {
+                    continue; // an equal number was there before
+                }
+                let c = Candidate::new(v, at + i);
                 if c <= least {
                     continue;
                 }

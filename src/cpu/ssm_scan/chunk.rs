@@ -283,7 +283,7 @@ impl Scan<'_, '_> {
             let (delta, sums) = (tiles.delta.add(from), tiles.sums.add(from));
             let total = s.splat(*sums.add(count - 1));
             for i in 0..count {
-                let (from, to) = (self.line(s, x_first.ahead(i * step(&x))), tiles.x.add(i * WIDE));
+                let (from, to) = (x_first.ahead(i * step(&x)).read(s, self.count(), tiles.row), tiles.x.add(i * WIDE));
                 let factor = s.splat(*delta.add(i));
                 for j in (0..width).step_by(S::LANES) {
                     s.store(to.add(j), s.mul(factor, s.load(from.add(j))));
@@ -320,15 +320,13 @@ impl Scan<'_, '_> {
                 multiply(s, size, left, x_tile, y.from(i), Start::RowFactors(decays.add(i)));
             }
             for i in 0..count {
-                let (x, y) = (self.line(s, x_first.ahead(i * step(&x))), tiles.y.add(i * WIDE));
+                let (x, y) = (x_first.ahead(i * step(&x)).read(s, self.count(), tiles.row), tiles.y.add(i * WIDE));
                 let out = out_first.ahead(i * step(&out));
-                let to = if self.direct(s, out) { out.pointer().cast_mut().cast() } else { tiles.row };
+                let to = out.place(s, self.count(), tiles.row);
                 for j in (0..width).step_by(S::LANES) {
                     s.store(to.add(j), s.fma(skip, s.load(x.add(j)), s.load(y.add(j))));
                 }
-                if !self.direct(s, out) {
-                    out.store(s, self.count(), to);
-                }
+                out.put(s, self.count(), to);
             }
             // The state after the piece.
             for i in (0..count).step_by(S::LANES) {
@@ -346,23 +344,6 @@ impl Scan<'_, '_> {
             let b = Left { pointer: tiles.b_turned.add(from), row: CHUNK, column: 1 };
             multiply(s, (n, width, count), b, x_tile, held, Start::Columns(last));
         }
-    }
-
-    /// True where whole vectors of the task's columns lie side by side as f32.
-    #[inline(always)]
-    fn direct<S: Simd>(&self, _: S, row: Row) -> bool {
-        row.direct().is_some() && self.count().is_multiple_of(S::LANES)
-    }
-
-    /// The task's columns of a row as f32, whole vectors of them: where they lie, or in the buffer for a row.
-    #[inline(always)]
-    unsafe fn line<S: Simd>(&self, s: S, row: Row) -> *const f32 {
-        if self.direct(s, row) {
-            return row.pointer().cast();
-        }
-        // SAFETY: the row has the columns, and the buffer is padded.
-        unsafe { row.load(s, self.count(), self.tiles.row) };
-        self.tiles.row
     }
 }
 
