@@ -85,6 +85,114 @@ fn bf16_encode(x: f32) -> u32 {
     return (bits + 0x7fffu + ((bits >> 16u) & 1u)) >> 16u;
 }
 
+#if f8e4m3
+fn f8e4m3_decode(c: u32) -> f32 {
+    let sign = (c & 0x80u) << 24u;
+    let m = c & 0x7fu;
+    if m == 0x7fu {
+        return nan();
+    }
+    if m < 8u {
+        return bitcast<f32>(sign | bitcast<u32>(f32(m) * 0.001953125));
+    }
+    return bitcast<f32>(sign | ((m << 20u) + 0x3c000000u));
+}
+
+// To nearest even, saturating.
+fn f8e4m3_encode(x: f32) -> u32 {
+    let bits = bitcast<u32>(x);
+    let sign = (bits >> 24u) & 0x80u;
+    let a = bits & 0x7fffffffu;
+    if a > 0x7f800000u {
+        return 0x7fu;
+    }
+    if a >= 0x43e00000u {
+        return sign | 0x7eu;
+    }
+    if a >= 0x3c800000u {
+        let r = a - 0x3c000000u;
+        return sign | ((r + 0x7ffffu + ((r >> 20u) & 1u)) >> 20u);
+    }
+    return sign | u32(round(abs(x) * 512.0));
+}
+#end
+#if f8e5m2
+// To nearest even, saturating; decoded as an f16's upper byte.
+fn f8e5m2_encode(x: f32) -> u32 {
+    let bits = bitcast<u32>(x);
+    let sign = (bits >> 24u) & 0x80u;
+    let a = bits & 0x7fffffffu;
+    if a > 0x7f800000u {
+        return 0x7fu;
+    }
+    if a >= 0x47600000u {
+        return sign | 0x7bu;
+    }
+    if a >= 0x38800000u {
+        let r = a - 0x38000000u;
+        return sign | ((r + 0xfffffu + ((r >> 21u) & 1u)) >> 21u);
+    }
+    return sign | u32(round(abs(x) * 65536.0));
+}
+#end
+#if encode
+// The same number, out of the reach of contraction into a fused multiply-add.
+fn apart(x: f32) -> f32 {
+    return bitcast<f32>(bitcast<u32>(x) ^ (p.infinity ^ 0x7f800000u));
+}
+
+// Significand of 24 bits and exponent of a positive number's bits, subnormal ones normalized.
+fn parts(bits: u32) -> vec2<i32> {
+    let m = bits & 0x7fffffu;
+    if bits >= 0x800000u {
+        return vec2(i32(m | 0x800000u), i32(bits >> 23u));
+    }
+    let shift = countLeadingZeros(m) - 8u;
+    return vec2(i32(m << shift), 1 - i32(shift));
+}
+
+// a / b for finite numbers, rounded to nearest even (WGSL's own division may be 2.5 ulp off): long division.
+fn divide_exact(a: f32, b: f32) -> f32 {
+    let sign = (bitcast<u32>(a) ^ bitcast<u32>(b)) & 0x80000000u;
+    let a_bits = bitcast<u32>(a) & 0x7fffffffu;
+    let b_bits = bitcast<u32>(b) & 0x7fffffffu;
+    if b_bits == 0u {
+        return bitcast<f32>(sign | p.infinity);
+    }
+    if a_bits == 0u {
+        return bitcast<f32>(sign);
+    }
+    let n = parts(a_bits);
+    let d = parts(b_bits);
+    let m = u32(d.x);
+    var q = u32(n.x) / m;
+    var rest = u32(n.x) % m;
+    for (var i = 0u; i < 3u; i++) {
+        q = (q << 8u) | ((rest << 8u) / m);
+        rest = (rest << 8u) % m;
+    }
+    q = (q << 2u) | ((rest << 2u) / m);
+    rest = (rest << 2u) % m;
+    q |= select(0u, 1u, rest != 0u); // below the last bit that counts
+    let top = 31 - i32(countLeadingZeros(q));
+    var exponent = n.y - d.y + top - 26 + 127;
+    var shift = u32(top - 23);
+    if exponent <= 0 {
+        shift += u32(1 - exponent);
+        exponent = 1;
+        if shift > 28u {
+            return bitcast<f32>(sign);
+        }
+    }
+    let kept = q >> shift;
+    let lost = q & ((1u << shift) - 1u);
+    let half = 1u << (shift - 1u);
+    let rounded = kept + select(0u, 1u, lost > half || (lost == half && (kept & 1u) == 1u));
+    let bits = (u32(exponent - 1) << 23u) + rounded;
+    return bitcast<f32>(sign | min(bits, p.infinity));
+}
+#end
+
 // e^x within 2 ulp: x = n ln 2 + r, a polynomial in r, and 2^n in two factors so that neither overflows.
 fn exp_(x: f32) -> f32 {
     if is_nan(x) {

@@ -9,7 +9,7 @@ fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) l
     let row = load_index(at_index(i));
     var y = 0.0;
     if row >= 0 && u32(row) < p.rows {
-        y = p.scale * load_table(u32(row) * p.table_t1 + i % p.d * p.table_t0);
+        y = p.scale * f32(load_table(u32(row) * p.table_t1 + i % p.d * p.table_t0));
     }
     store_out(at_out(i), y);
 }

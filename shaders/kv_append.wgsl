@@ -18,10 +18,23 @@ fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) l
         return;
     }
     let row = cache_row(u32(slot));
+#if blocks
+    // A thread per block of 32.
+    for (var e = lane * 32u; e < p.heads * p.d; e += 32u * WG) {
+        let head = e / p.d;
+        let j = e % p.d;
+        var values: array<f32, 32>;
+        for (var n = 0u; n < 32u; n++) {
+            values[n] = load_x(token * p.x_t2 + head * p.x_t1 + (j + n) * p.x_t0);
+        }
+        cache_encode(p.cache_at + (row + head * p.cache_t1 + j) / 32u * BYTES, &values);
+    }
+#else
     for (var e = lane; e < p.heads * p.d; e += WG) {
         let head = e / p.d;
         let j = e % p.d;
         let x = load_x(token * p.x_t2 + head * p.x_t1 + j * p.x_t0);
         store_cache(row + head * p.cache_t1 + j * p.cache_t0, x);
     }
+#end
 }

@@ -1,9 +1,19 @@
-// out[b, i, j] = residual + scale * act(sum_k x[b, i, k] w[b, j, k] + bias[j]) (* x upT).
-// `tiled`: 256 threads compute 64 x 64 outputs, 4 x 4 each, from tiles of 64 x 16 held in workgroup memory.
-// `gemv`: 64 threads share one output's sum: for few rows.
+// out[b, i, j] = residual + scale * act(x_scale[i] w_scale[j] sum_k x[b, i, k] w[b, j, k] + bias[j]) (* x upT).
+// `tiled`: ACROSS x DOWN threads compute ROWS x COLUMNS outputs each from tiles of 16 elements of k held in workgroup
+//   memory, rows and columns of one thread lying DOWN and ACROSS apart. Four neighbours along k at a time: a thread
+//   reads ROWS + COLUMNS vectors for ROWS * COLUMNS * 4 products. Beyond k both tiles hold zeros.
+// `gemv`: 64 threads share the sums of one column for up to ROWS rows: each weight is decoded once.
+// `element`: a thread per output: integer products, which wrap.
+// `grouped`: rows of x are sorted by expert; a tile's rows all belong to one.
 
 fn finish(b: u32, i: u32, j: u32, product: f32, up: f32) {
     var y = product;
+#if x_scale
+    y *= load_x_scale(i * p.x_scale_t0);
+#end
+#if channel_scale
+    y *= load_w_scale(j * p.w_scale_t0);
+#end
 #if bias
     y += load_bias(at_bias(0u) + j * p.bias_t0);
 #end
@@ -12,100 +22,206 @@ fn finish(b: u32, i: u32, j: u32, product: f32, up: f32) {
     y *= up;
 #end
     y *= p.scale;
+#if row_scale
+    y *= load_row_scale(i * p.row_scale_t0);
+#end
 #if residual
     y += load_residual(at_residual(b) + i * p.residual_t1 + j * p.residual_t0);
 #end
     store_out(at_out(b) + i * p.out_t1 + j * p.out_t0, y);
 }
 
-#if tiled
-var<workgroup> x_tile: array<vec4<f32>, 256>; // [k][row / 4]
-var<workgroup> w_tile: array<vec4<f32>, 256>; // [k][column / 4]
-#if up
-var<workgroup> up_tile: array<vec4<f32>, 256>;
+#if grouped
+// The end of expert g - 1's rows, `begin` being where they begin.
+fn boundary(g: u32, begin: u32) -> u32 {
+    if g > p.experts {
+        return p.m;
+    }
+    return max(begin, min(u32(max(load_offsets(g * p.offsets_t0), 0)), p.m));
+}
 #end
 
-@compute @workgroup_size(256)
+#if load4
+// x[.., k .. k + 4] of the row that begins at `row`; zeros beyond the end.
+fn x_vector(row: u32, k: u32) -> vec4<f32> {
+#if x_packed
+    if k + 4u <= p.k {
+        return load4_x(row + k);
+    }
+#end
+    var v = vec4<f32>();
+    for (var c = 0u; c < 4u; c++) {
+        if k + c < p.k {
+            v[c] = load_x(row + (k + c) * p.x_t0);
+        }
+    }
+    return v;
+}
+
+fn w_vector(row: u32, j: u32, k: u32) -> vec4<f32> {
+    var v = vec4<f32>();
+#if w_packed
+    if k + 4u <= p.k {
+        v = load4_w(row + j * p.w_t1 + k);
+    } else {
+#else
+    {
+#end
+        for (var c = 0u; c < 4u; c++) {
+            if k + c < p.k {
+                v[c] = f32(load_w(row + j * p.w_t1 + (k + c) * p.w_t0));
+            }
+        }
+    }
+#if block_scale
+    v *= load_w_scale(j / 128u * p.w_scale_t1 + k / 128u * p.w_scale_t0);
+#end
+    return v;
+}
+#if up
+
+fn up_vector(row: u32, j: u32, k: u32) -> vec4<f32> {
+#if w_packed
+    if k + 4u <= p.k && p.up_t0 == p.w_t0 {
+        return load4_up(row + j * p.up_t1 + k);
+    }
+#end
+    var v = vec4<f32>();
+    for (var c = 0u; c < 4u; c++) {
+        if k + c < p.k {
+            v[c] = f32(load_up(row + j * p.up_t1 + (k + c) * p.up_t0));
+        }
+    }
+    return v;
+}
+#end
+#end
+
+#if tiled
+const K = 4u; // vectors of a tile along k
+const THREADS = ACROSS * DOWN;
+var<workgroup> x_tile: array<vec4<f32>, ROWS * DOWN * K>; // [row][k]
+var<workgroup> w_tile: array<vec4<f32>, COLUMNS * ACROSS * K>; // [column][k]
+#if up
+var<workgroup> up_tile: array<vec4<f32>, COLUMNS * ACROSS * K>;
+#end
+var<workgroup> place: vec4<u32>; // first row, end of the rows, matrix, whether there is a matrix
+
+@compute @workgroup_size(ACROSS * DOWN)
 fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
     let group = id.x + id.y * p.grid_x;
     if group >= p.groups {
         return;
     }
-    let first_j = group % p.tiles_n * 64u;
-    let first_i = group / p.tiles_n % p.tiles_m * 64u;
-    let b = group / (p.tiles_n * p.tiles_m);
-    let row = lane >> 4u; // of 4 rows, and of 4 columns, of outputs
-    let column = lane & 15u;
-    let part = lane & 15u; // when loading: which k of the tile
-    let quad = lane >> 4u; // and which 4 rows
-
-    var sums: array<vec4<f32>, 4>;
-#if up
-    var up_sums: array<vec4<f32>, 4>;
-#end
-    for (var first = 0u; first < p.k; first += 16u) {
-        let k = first + part;
-        var x = vec4<f32>();
-        var w = vec4<f32>();
-        var u = vec4<f32>();
-        if k < p.k {
-            for (var c = 0u; c < 4u; c++) {
-                let i = first_i + quad * 4u + c;
-                if i < p.m {
-                    x[c] = load_x(at_x(b) + i * p.x_t1 + k * p.x_t0);
-                }
-                let j = first_j + quad * 4u + c;
-                if j < p.n {
-                    w[c] = load_w(at_w(b) + j * p.w_t1 + k * p.w_t0);
-#if up
-                    u[c] = load_up(at_up(b) + j * p.up_t1 + k * p.up_t0);
-#end
-                }
+    let first_j = group % p.tiles_n * (COLUMNS * ACROSS);
+#if grouped
+    if lane == 0u {
+        var tile = group / p.tiles_n;
+        var begin = 0u;
+        place = vec4(p.m, p.m, 0u, 0u);
+        for (var g = 0u; g <= p.experts + 1u; g++) {
+            let end = boundary(g, begin);
+            let tiles = (end - begin + ROWS * DOWN - 1u) / (ROWS * DOWN);
+            if tile < tiles {
+                let real = g > 0u && g <= p.experts;
+                place = vec4(begin + tile * (ROWS * DOWN), end, select(0u, g - 1u, real), select(0u, 1u, real));
+                break;
             }
+            tile -= tiles;
+            begin = end;
         }
-        let slot = part * 16u + quad;
-        x_tile[slot] = x;
-        w_tile[slot] = w;
-#if up
-        up_tile[slot] = u;
-#end
-        workgroupBarrier();
-        // Past the end of k nothing may be added, not even 0 * 0 (a row of infinities times a padded 0 is NaN).
-        let count = min(16u, p.k - first);
-        for (var kk = 0u; kk < count; kk++) {
-            let xs = x_tile[kk * 16u + row];
-            let ws = w_tile[kk * 16u + column];
-            sums[0] += xs.x * ws;
-            sums[1] += xs.y * ws;
-            sums[2] += xs.z * ws;
-            sums[3] += xs.w * ws;
-#if up
-            let us = up_tile[kk * 16u + column];
-            up_sums[0] += xs.x * us;
-            up_sums[1] += xs.y * us;
-            up_sums[2] += xs.z * us;
-            up_sums[3] += xs.w * us;
-#end
-        }
-        workgroupBarrier();
     }
-    for (var c = 0u; c < 4u; c++) {
-        for (var d = 0u; d < 4u; d++) {
-            let i = first_i + row * 4u + c;
-            let j = first_j + column * 4u + d;
-            if i < p.m && j < p.n {
-#if up
-                finish(b, i, j, sums[c][d], up_sums[c][d]);
 #else
-                finish(b, i, j, sums[c][d], 0.0);
-#end
-            }
-        }
+    if lane == 0u {
+        let first = group / p.tiles_n % p.tiles_m * (ROWS * DOWN);
+        place = vec4(first, p.m, group / (p.tiles_n * p.tiles_m), 1u);
     }
+#end
+    let here = workgroupUniformLoad(&place);
+    let first_i = here.x;
+    let end_i = here.y;
+    let b = here.z;
+    let k_end = select(0u, p.k, here.w == 1u);
+    let down = lane / ACROSS;
+    let across = lane % ACROSS;
+    let x_row = at_x(b);
+    let w_row = at_w(b);
+#if up
+    let up_row = at_up(b);
+#end
+#repeat r ROWS
+#repeat c COLUMNS
+    var s$r_$c = 0.0;
+#if up
+    var u$r_$c = 0.0;
+#end
+#end
+#end
+    for (var first = 0u; first < k_end; first += 4u * K) {
+        for (var e = lane; e < ROWS * DOWN * K; e += THREADS) {
+            let i = first_i + e / K;
+            var v = vec4<f32>();
+            if i < end_i {
+                v = x_vector(x_row + i * p.x_t1, first + e % K * 4u);
+            }
+            x_tile[e] = v;
+        }
+        for (var e = lane; e < COLUMNS * ACROSS * K; e += THREADS) {
+            let j = first_j + e / K;
+            let k = first + e % K * 4u;
+            var v = vec4<f32>();
+            if j < p.n && k < p.k {
+                v = w_vector(w_row, j, k);
+            }
+            w_tile[e] = v;
+#if up
+            v = vec4<f32>();
+            if j < p.n && k < p.k {
+                v = up_vector(up_row, j, k);
+            }
+            up_tile[e] = v;
+#end
+        }
+        workgroupBarrier();
+        for (var kk = 0u; kk < K; kk++) {
+#repeat c COLUMNS
+            let w$c = w_tile[(across + $cu * ACROSS) * K + kk];
+#if up
+            let v$c = up_tile[(across + $cu * ACROSS) * K + kk];
+#end
+#end
+#repeat r ROWS
+            let x$r = x_tile[(down + $ru * DOWN) * K + kk];
+#repeat c COLUMNS
+            s$r_$c += dot(x$r, w$c);
+#if up
+            u$r_$c += dot(x$r, v$c);
+#end
+#end
+#end
+        }
+        workgroupBarrier();
+    }
+#repeat r ROWS
+    {
+        let i = first_i + down + $ru * DOWN;
+#repeat c COLUMNS
+        if i < end_i && first_j + across + $cu * ACROSS < p.n {
+#if up
+            finish(b, i, first_j + across + $cu * ACROSS, s$r_$c, u$r_$c);
+#else
+            finish(b, i, first_j + across + $cu * ACROSS, s$r_$c, 0.0);
+#end
+        }
+#end
+    }
+#end
 }
 #end
 
 #if gemv
+var<workgroup> place: vec2<u32>;
+
 @compute @workgroup_size(64)
 fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
     let group = id.x + id.y * p.grid_x;
@@ -113,25 +229,103 @@ fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) l
         return;
     }
     let j = group % p.n;
-    let i = group / p.n % p.m;
-    let b = group / (p.n * p.m);
+#if grouped
+    let first = group / p.n;
+    let rows = 1u;
+    if lane == 0u {
+        // The row belongs to the expert before the first boundary beyond it.
+        place = vec2(0u, 0u);
+        for (var g = 0u; g <= p.experts; g++) {
+            if boundary(g, 0u) > first {
+                place = vec2(max(g, 1u) - 1u, select(0u, p.k, g > 0u));
+                break;
+            }
+        }
+    }
+    let here = workgroupUniformLoad(&place);
+    let b = here.x;
+    let k_end = here.y;
+#else
+    let first = 0u;
+    let rows = p.m;
+    let b = group / p.n;
+    let k_end = p.k;
+#end
+    let x_row = at_x(b) + first * p.x_t1;
+    let w_row = at_w(b);
+#if up
+    let up_row = at_up(b);
+#end
+#repeat r ROWS
+    var s$r = 0.0;
+#if up
+    var u$r = 0.0;
+#end
+#end
+    for (var k = lane * 4u; k < k_end; k += 4u * WG) {
+        let w = w_vector(w_row, j, k);
+#if up
+        let v = up_vector(up_row, j, k);
+#end
+#repeat r ROWS
+        if $ru < rows {
+            let x = x_vector(x_row + $ru * p.x_t1, k);
+            s$r += dot(x, w);
+#if up
+            u$r += dot(x, v);
+#end
+        }
+#end
+    }
+#repeat r ROWS
+    if $ru < rows {
+        let total = sum_all(lane, s$r);
+#if up
+        let up = sum_all(lane, u$r);
+#else
+        let up = 0.0;
+#end
+        if lane == 0u {
+            finish(b, first + $ru, j, total, up);
+        }
+    }
+#end
+}
+#end
+
+#if element
+@compute @workgroup_size(64)
+fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
+    let index = (id.x + id.y * p.grid_x) * WG + lane;
+    if index >= p.elements {
+        return;
+    }
+    let j = index % p.n;
+    let i = index / p.n % p.m;
+    let b = index / (p.n * p.m);
     let x_row = at_x(b) + i * p.x_t1;
     let w_row = at_w(b) + j * p.w_t1;
-    var sum = 0.0;
-    var up_sum = 0.0;
-    for (var k = lane; k < p.k; k += WG) {
-        let x = load_x(x_row + k * p.x_t0);
-        sum += x * load_w(w_row + k * p.w_t0);
-#if up
-        up_sum += x * load_up(at_up(b) + j * p.up_t1 + k * p.up_t0);
+    var sum = 0;
+#if block_scale
+    var scaled = 0.0;
+#end
+    for (var k = 0u; k < p.k; k++) {
+        sum += i32(load_x(x_row + k * p.x_t0)) * load_w(w_row + k * p.w_t0);
+#if block_scale
+        if (k & 127u) == 127u || k + 1u == p.k {
+            scaled += f32(sum) * load_w_scale(j / 128u * p.w_scale_t1 + k / 128u * p.w_scale_t0);
+            sum = 0;
+        }
 #end
     }
-    let total = sum_all(lane, sum);
-#if up
-    up_sum = sum_all(lane, up_sum);
+#if whole
+    store_out(at_out(b) + i * p.out_t1 + j * p.out_t0, sum);
+#else
+#if block_scale
+    finish(b, i, j, scaled, 0.0);
+#else
+    finish(b, i, j, f32(sum), 0.0);
 #end
-    if lane == 0u {
-        finish(b, i, j, total, up_sum);
-    }
+#end
 }
 #end

@@ -73,7 +73,7 @@ fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) l
     }
 #end
     let position = load_positions(token * p.positions_t0);
-    var frequency = vec2(table_words[2u * pair], table_words[2u * pair + 1u]);
+    var frequency = vec2(constants[2u * pair], constants[2u * pair + 1u]);
     var amplitude = p.amplitude;
 #if factors
     let factor = load_factors(pair * p.factors_t0);

@@ -78,6 +78,20 @@ pub fn encode(dtype: DType, values: &[f32], bytes: &mut [u8]) -> Result<()> {
     Ok(())
 }
 
+/// The points of a format's grid, as its file stores them: `None` for formats without one.
+#[cfg(feature = "wgpu")]
+pub(crate) fn points(dtype: DType) -> Option<&'static [u16]> {
+    match dtype {
+        DType::IQ1_S | DType::IQ1_M => Some(grid::IQ1.words()),
+        DType::IQ2_XXS => Some(grid::IQ2_XXS.words()),
+        DType::IQ2_XS => Some(grid::IQ2_XS.words()),
+        DType::IQ2_S => Some(grid::IQ2_S.words()),
+        DType::IQ3_XXS => Some(grid::IQ3_XXS.words()),
+        DType::IQ3_S => Some(grid::IQ3_S.words()),
+        _ => None,
+    }
+}
+
 /// As [`decode`], into f64: exact for every dtype, i32 included.
 pub fn decode_f64(dtype: DType, bytes: &[u8], out: &mut [f64]) -> Result<()> {
     check(dtype, out.len(), bytes.len())?;

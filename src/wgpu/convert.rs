@@ -1,4 +1,4 @@
-use super::{Kernel, require_dtypes};
+use super::{Kernel, encodes, require_dtypes};
 use crate::{
     dtype::DType::*,
     error::{Error, Result},
@@ -8,9 +8,8 @@ use crate::{
 pub(super) fn kernel(op: &Op, o: &Convert) -> Result<Kernel> {
     op.require(Features::all())?;
     let (x, out) = (o.x.dtype(), o.out.dtype());
-    // A copy needs no decoding, so it is there for every plain type.
-    let copy = x == out && !x.is_quantized();
-    if !copy {
+    let copy = x == out;
+    if !copy && !encodes(out) {
         require_dtypes(op)?;
     }
     let mut kernel = Kernel::new(op, "convert", o.out.shape(), 0);
@@ -18,9 +17,8 @@ pub(super) fn kernel(op: &Op, o: &Convert) -> Result<Kernel> {
     kernel.variant = if copy { "copy" } else { "convert" };
     let body = match (x, out) {
         _ if copy => None,
-        (I32, F16 | BF16) => return Err(Error::unsupported(op, "a shader would round twice on the way from i32")),
-        (I8 | U8 | I32, F32 | F16 | BF16) => Some("x: VALUE) -> f32 { return f32(x);"),
-        (_, F32 | F16 | BF16) => Some("x: VALUE) -> f32 { return x;"),
+        (I8 | U8 | I32, F32 | F16 | BF16 | F8E4M3 | F8E5M2 | Q8_0 | Q4_0) => Some("x: VALUE) -> f32 { return f32(x);"),
+        (_, F32 | F16 | BF16 | F8E4M3 | F8E5M2 | Q8_0 | Q4_0) => Some("x: VALUE) -> f32 { return x;"),
         (I8 | U8 | I32, I8) => Some("x: VALUE) -> i32 { return clamp(i32(x), -128, 127);"),
         (I8 | U8 | I32, U8) => Some("x: VALUE) -> u32 { return u32(clamp(i32(x), 0, 255));"),
         (I8 | U8 | I32, I32) => Some("x: VALUE) -> i32 { return i32(x);"),
@@ -43,7 +41,11 @@ pub(super) fn kernel(op: &Op, o: &Convert) -> Result<Kernel> {
         };
         kernel.code(format!("fn converted({} }}", body.replace("VALUE", value)));
     }
-    kernel.elements(o.out.numel());
+    let (elements, bytes) = out.block();
+    kernel.flag("blocks", elements > 1);
+    kernel.constant("ELEMENTS", elements);
+    kernel.constant("BYTES", bytes);
+    kernel.elements(o.out.numel() / elements);
     kernel.collapse();
     Ok(kernel)
 }

@@ -1,16 +1,12 @@
 use super::{Kernel, require_dtypes};
 use crate::{
-    error::{Error, Result},
+    error::Result,
     op::{Features, Gather, Op},
 };
 
 pub(super) fn kernel(op: &Op, o: &Gather) -> Result<Kernel> {
     op.require(Features::all())?;
     require_dtypes(op)?;
-    let floats = |d: crate::DType| d.is_float() || d.is_quantized();
-    if !floats(o.table.dtype()) || !o.out.dtype().is_float() {
-        return Err(Error::unsupported(op, "no shader gathers integers yet"));
-    }
     let mut kernel = Kernel::new(op, "gather", o.out.shape(), 0);
     kernel.strides("index", &[o.index.stride(0), 0], &[]);
     kernel.strides("table", &[], &[o.table.stride(0), o.table.stride(1)]);

@@ -1,4 +1,4 @@
-use super::{Kernel, require_dtypes};
+use super::{Kernel, encodes, require_dtypes};
 use crate::{
     error::Result,
     layout::Spec,
@@ -7,9 +7,14 @@ use crate::{
 
 pub(super) fn kernel(op: &Op, o: &KvAppend) -> Result<Kernel> {
     op.require(Features::STRIDED | Features::PAGED | Features::BROADCAST | Features::DETERMINISM)?;
-    require_dtypes(op)?;
+    let (elements, bytes) = o.cache.dtype().block();
+    if elements > 1 && !encodes(o.cache.dtype()) {
+        require_dtypes(op)?;
+    }
     let mut kernel = Kernel::new(op, "kv_append", &[], 3);
     kernel.flag("reduce", true);
+    kernel.flag("blocks", elements > 1);
+    kernel.constant("BYTES", bytes);
     kernel.whole("heads", o.x.dim(1));
     kernel.whole("d", o.x.dim(0));
     rows(&mut kernel, &o.cache);

@@ -4,10 +4,14 @@
 //! One file per operation says how its shader is parameterized, or why the operation is declined.
 
 mod attention;
+mod conv;
+mod conv1d;
 mod convert;
 mod elementwise;
 mod gather;
+mod grouped_matmul;
 mod kv_append;
+mod linear_attention;
 mod matmul;
 mod norm;
 mod plan;
@@ -15,21 +19,22 @@ mod queue;
 mod reduce;
 mod rope;
 mod sample;
+mod scatter;
+mod segment;
+mod selective_scan;
 mod shader;
 mod softmax;
+mod ssm_scan;
 #[cfg(test)]
 mod tests;
 mod top_k;
 
-use std::{
-    collections::HashSet,
-    sync::{Arc, Mutex, PoisonError},
-};
+use std::{collections::HashSet, sync::Arc};
 
 use crate::{
     backend::{Absent, Backend, Buffer, DeviceInfo, Kind, Memory, OpenOptions, Plans, Token, View},
     error::{Error, Result},
-    op::{Determinism, Op},
+    op::{Activation, Determinism, Op},
 };
 
 use self::{
@@ -106,14 +111,14 @@ fn open(adapter: &wgpu::Adapter, id: String, options: &OpenOptions) -> Result<Wg
     info.driver = format!("{} {} {}", about.backend, about.driver, about.driver_info).trim_end().into();
     info.max_buffer = usize::try_from(limits.max_buffer_size).unwrap_or(usize::MAX);
     let queue = Arc::new(Queue::new(info.to_string(), device, queue, options.memory_limit)?);
-    Ok(Wgpu { info, queue, pipelines: Mutex::default() })
+    Ok(Wgpu { info, queue, pipelines: Pipelines::default() })
 }
 
 #[derive(Debug)]
 struct Wgpu {
     info: DeviceInfo,
     queue: Arc<Queue>,
-    pipelines: Mutex<Pipelines>,
+    pipelines: Pipelines,
 }
 
 impl Backend for Wgpu {
@@ -138,28 +143,42 @@ impl Backend for Wgpu {
     }
 
     fn plan(&self, op: &Op) -> Result<Plans> {
-        let kernel: Kernel = match op {
-            Op::Matmul(o) => matmul::kernel(op, o)?,
-            Op::Norm(o) => norm::kernel(op, o)?,
-            Op::Rope(o) => rope::kernel(op, o)?,
-            Op::KvAppend(o) => kv_append::kernel(op, o)?,
-            Op::Attention(o) => attention::kernel(op, o)?,
-            Op::Elementwise(o) => elementwise::kernel(op, o)?,
-            Op::Softmax(o) => softmax::kernel(op, o)?,
-            Op::Gather(o) => gather::kernel(op, o)?,
-            Op::Convert(o) => convert::kernel(op, o)?,
-            Op::Reduce(o) => reduce::kernel(op, o)?,
-            Op::Sample(o) => sample::kernel(op, o)?,
-            Op::TopK(o) => top_k::kernel(op, o)?,
+        #[allow(unreachable_patterns, reason = "operations to come are declined, not a compile error here")]
+        let kernels: Vec<Kernel> = match op {
+            Op::Matmul(o) => matmul::kernels(op, o)?,
+            Op::GroupedMatmul(o) => grouped_matmul::kernels(op, o)?,
+            Op::Norm(o) => vec![norm::kernel(op, o)?],
+            Op::Rope(o) => vec![rope::kernel(op, o)?],
+            Op::KvAppend(o) => vec![kv_append::kernel(op, o)?],
+            Op::Attention(o) => vec![attention::kernel(op, o)?],
+            Op::LinearAttention(o) => vec![linear_attention::kernel(op, o)?],
+            Op::Elementwise(o) => vec![elementwise::kernel(op, o)?],
+            Op::Softmax(o) => vec![softmax::kernel(op, o)?],
+            Op::Segment(o) => vec![segment::kernel(op, o)?],
+            Op::Gather(o) => vec![gather::kernel(op, o)?],
+            Op::Scatter(o) => vec![scatter::kernel(op, o)?],
+            Op::Convert(o) => vec![convert::kernel(op, o)?],
+            Op::Reduce(o) => vec![reduce::kernel(op, o)?],
+            Op::Conv1d(o) => vec![conv1d::kernel(op, o)?],
+            Op::Conv(o) => vec![conv::kernel(op, o)?],
+            Op::SsmScan(o) => vec![ssm_scan::kernel(op, o)?],
+            Op::SelectiveScan(o) => vec![selective_scan::kernel(op, o)?],
+            Op::Sample(o) => vec![sample::kernel(op, o)?],
+            Op::TopK(o) => vec![top_k::kernel(op, o)?],
             _ => return Err(Error::unsupported(op, "no shader is written for this operation yet")),
         };
         // Rows are computed apart from each other everywhere; which kernel multiplies depends on the rows unless that is asked for.
         let determinism = match (op, op.determinism()) {
-            (Op::Matmul(_), asked) if asked < Determinism::BatchInvariant => Determinism::ThreadCount,
+            (Op::Matmul(_) | Op::GroupedMatmul(_), asked) if asked < Determinism::BatchInvariant => {
+                Determinism::ThreadCount
+            }
             _ => Determinism::BatchInvariant,
         };
-        let mut pipelines = self.pipelines.lock().unwrap_or_else(PoisonError::into_inner);
-        Ok(vec![Arc::new(Compiled::new(op, kernel, determinism, &self.queue, &mut pipelines)?)])
+        let mut plans = Plans::new();
+        for kernel in kernels {
+            plans.push(Arc::new(Compiled::new(op, kernel, determinism, &self.queue, &self.pipelines)?));
+        }
+        Ok(plans)
     }
 
     fn sync(&self) -> Result<()> {
@@ -171,17 +190,30 @@ impl Backend for Wgpu {
     }
 }
 
-/// Declines an operation with an operand whose dtype this backend's shaders neither load nor, where it is written, store.
+/// Declines an operation that writes a block-quantized operand: encoding is the business of `convert` and `kv_append`.
 fn require_dtypes(op: &Op) -> Result<()> {
-    use crate::dtype::DType::*;
-    for o in &op.operands() {
-        let d = o.spec.dtype();
-        if matches!(d, F8E4M3 | F8E5M2)
-            || (d.is_quantized() && (o.role.writes() || !matches!(d, Q4_0 | Q8_0 | Q4_K | Q6_K)))
-        {
-            let verb = if o.role.writes() { "stores" } else { "loads" };
-            return Err(Error::unsupported(op, format_args!("{} is {d}, which no shader {verb} yet", o.name)));
-        }
+    match op.operands().iter().find(|o| o.role.writes() && o.spec.dtype().is_quantized()) {
+        Some(o) => Err(Error::unsupported(
+            op,
+            format_args!("{} is {}, which this shader does not encode", o.name, o.spec.dtype()),
+        )),
+        None => Ok(()),
     }
-    Ok(())
+}
+
+/// The formats a shader encodes; the others' encoders are searches, left to the CPU.
+fn encodes(dtype: crate::DType) -> bool {
+    matches!(dtype, crate::DType::Q8_0 | crate::DType::Q4_0)
+}
+
+/// The WGSL function `activate`.
+fn activation(act: Activation) -> String {
+    let expression = match act {
+        Activation::None => "x",
+        Activation::Silu => "silu(x)",
+        Activation::GeluTanh => "gelu_tanh(x)",
+        Activation::GeluErf => "gelu_erf(x)",
+        Activation::Relu => "relu(x)",
+    };
+    format!("fn activate(x: f32) -> f32 {{ return {expression}; }}")
 }

@@ -1,6 +1,9 @@
 //! A compiled kernel, ready to be launched.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use crate::{
     backend::{Plan, View},
@@ -14,7 +17,7 @@ use super::{
 };
 
 /// Pipelines by their kernels' keys: the device's, for all operations.
-pub(super) type Pipelines = HashMap<String, Arc<wgpu::ComputePipeline>>;
+pub(super) type Pipelines = Mutex<HashMap<String, Arc<wgpu::ComputePipeline>>>;
 
 #[derive(Debug)]
 struct Operand {
@@ -44,7 +47,7 @@ impl Compiled {
         kernel: Kernel,
         determinism: Determinism,
         queue: &Arc<Queue>,
-        pipelines: &mut Pipelines,
+        pipelines: &Pipelines,
     ) -> Result<Compiled> {
         let limits = queue.device.limits();
         let declined = |why: String| Error::unsupported(op, why);
@@ -73,6 +76,7 @@ impl Compiled {
         let types = if types[0] == types[types.len() - 1] { types[0].into() } else { types.join("-") };
         let name: Arc<str> = format!("wgpu-{types}-{}", kernel.variant).into();
         let key = kernel.key();
+        let mut pipelines = pipelines.lock().unwrap_or_else(PoisonError::into_inner);
         let pipeline = match pipelines.get(&key) {
             Some(pipeline) => pipeline.clone(),
             None => {

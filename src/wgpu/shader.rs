@@ -49,9 +49,10 @@ pub(super) struct Kernel {
     args: Vec<Arg>,
     params: Vec<(&'static str, Value)>,
     flags: Vec<&'static str>,
+    consts: Vec<(&'static str, usize)>,
     code: String,
     pub(super) groups: usize,
-    /// Constants the shader reads as `table_words`; empty for none.
+    /// Constants the shader reads as `constants`; empty for none.
     pub(super) table: Vec<u32>,
 }
 
@@ -67,17 +68,22 @@ impl Kernel {
                 inner: (0..inner).map(stride).collect(),
             }
         });
+        let args = args.collect();
+        // The points of a format's grid; operands of different such formats do not meet.
+        let grid = operands.iter().find_map(|o| crate::quant::points(o.spec.dtype())).unwrap_or_default();
+        let table = grid.chunks(2).map(|p| p[0] as u32 | (p[1] as u32) << 16).collect();
         Kernel {
             shader,
             variant: shader,
-            args: args.collect(),
+            args,
             operands,
             space: space.to_vec(),
             params: Vec::new(),
             flags: Vec::new(),
+            consts: Vec::new(),
             code: String::new(),
             groups: 0,
-            table: Vec::new(),
+            table,
         }
     }
 
@@ -103,6 +109,11 @@ impl Kernel {
         if on {
             self.flags.push(name);
         }
+    }
+
+    /// A constant: `NAME` in the shader, and the count of a `#repeat`.
+    pub(super) fn constant(&mut self, name: &'static str, value: usize) {
+        self.consts.push((name, value));
     }
 
     /// Declarations put before the shader's own.
@@ -186,7 +197,7 @@ impl Kernel {
 
     /// Two kernels with the same key have the same shader text.
     pub(super) fn key(&self) -> String {
-        let mut key = format!("{} {:?} {}", self.shader, self.flags, self.space.len());
+        let mut key = format!("{} {:?} {:?} {}", self.shader, self.flags, self.consts, self.space.len());
         for (o, arg) in self.operands.iter().zip(&self.args) {
             let writes = if o.role.writes() { "!" } else { "" };
             let _ = write!(key, " {}{writes}:{}:{}", o.name, o.spec.dtype(), arg.inner.len());
@@ -202,24 +213,51 @@ impl Kernel {
             let _ = writeln!(text, "    {name}: {ty},");
         }
         text.push_str("}\n@group(1) @binding(0) var<uniform> p: Params;\n");
+        for (name, value) in &self.consts {
+            let _ = writeln!(text, "const {name} = {value}u;");
+        }
         let names: Vec<&str> = self.operands.iter().map(|o| o.name).collect();
-        let on = |flag: &str| self.flags.contains(&flag) || names.contains(&flag);
-        text += &expand(file("common")?, &on)?;
+        let dtypes: Vec<&str> = self.operands.iter().map(|o| o.spec.dtype().name()).collect();
+        let encodes = self.operands.iter().any(|o| o.role.writes() && o.spec.dtype().is_quantized());
+        let on = |flag: &str| {
+            self.flags.contains(&flag)
+                || names.contains(&flag)
+                || dtypes.contains(&flag)
+                || (encodes && flag == "encode")
+        };
+        text += &expand(file("common")?, &on, &[])?;
         for (i, (o, arg)) in self.operands.iter().zip(&self.args).enumerate() {
-            text += &declare(o.name, i, o.spec.dtype(), o.role.writes());
-            if o.spec.dtype().is_quantized() {
-                let format = expand(file("quant")?, &|flag| flag == o.spec.dtype().name())?;
-                text += &format.replace("T_", &format!("{}_", o.name));
+            let dtype = o.spec.dtype();
+            text += &declare(o.name, i, dtype, o.role.writes());
+            if dtype.is_quantized() {
+                let on = |flag: &str| format_flag(flag, dtype, o.role.writes());
+                text += &expand(file("quant")?, &on, &[])?.replace("T_", &format!("{}_", o.name));
+            }
+            if self.flags.contains(&"load4") && (dtype.is_quantized() || dtype.is_float()) && !o.role.writes() {
+                text += &declare_load4(o.name, dtype);
             }
             text += &locate(o.name, arg.space.len());
         }
         if !self.table.is_empty() {
             let binding = self.operands.len();
-            let _ = writeln!(text, "@group(0) @binding({binding}) var<storage, read_write> table_words: array<u32>;");
+            let _ = writeln!(text, "@group(0) @binding({binding}) var<storage, read_write> constants: array<u32>;");
         }
         text += &self.code;
-        text += &expand(file(self.shader)?, &on)?;
+        text += &expand(file(self.shader)?, &on, &self.consts)?;
         Ok(text)
+    }
+}
+
+/// Which parts of `quant.wgsl` a format needs.
+fn format_flag(flag: &str, dtype: DType, writes: bool) -> bool {
+    let name = dtype.name();
+    match flag {
+        "k_groups" => matches!(dtype, DType::Q4_K | DType::Q5_K),
+        "e2m1" => matches!(dtype, DType::MXFP4 | DType::NVFP4),
+        "iq4_levels" => matches!(dtype, DType::IQ4_NL | DType::IQ4_XS),
+        "grid" => crate::quant::points(dtype).is_some(),
+        "encode" => writes,
+        _ => flag.strip_prefix("encode_").map_or(flag == name, |encoded| writes && encoded == name),
     }
 }
 
@@ -228,26 +266,51 @@ fn file(name: &str) -> Result<&'static str> {
     found.map(|f| f.1).ok_or_else(|| Error::unsupported(name, "no such shader is embedded"))
 }
 
-/// Keeps the lines whose `#if NAME` .. `#else` .. `#end` hold.
-fn expand(text: &str, on: &dyn Fn(&str) -> bool) -> Result<String> {
+/// The templating step. Keeps the lines whose `#if NAME` .. `#else` .. `#end` hold, and writes those between
+/// `#repeat v COUNT` and its `#end` COUNT times, `$v` being 0, 1, ...
+fn expand(text: &str, on: &dyn Fn(&str) -> bool, consts: &[(&str, usize)]) -> Result<String> {
+    let mut lines = text.lines();
     let mut out = String::with_capacity(text.len());
-    let mut open: Vec<bool> = Vec::new();
-    for line in text.lines() {
+    block(&mut lines, on, consts, &mut out)?;
+    Ok(out)
+}
+
+/// Expands lines up to the `#else` or `#end` that closes the block, which is returned.
+fn block<'a>(
+    lines: &mut std::str::Lines<'a>,
+    on: &dyn Fn(&str) -> bool,
+    consts: &[(&str, usize)],
+    out: &mut String,
+) -> Result<Option<&'a str>> {
+    while let Some(line) = lines.next() {
         let Some(directive) = line.trim_start().strip_prefix('#') else {
-            if open.iter().all(|&o| o) {
-                out.push_str(line);
-                out.push('\n');
-            }
+            out.push_str(line);
+            out.push('\n');
             continue;
         };
-        match (directive.split_once(' '), directive, open.last_mut()) {
-            (Some(("if", flag)), ..) => open.push(on(flag.trim())),
-            (None, "else", Some(last)) => *last = !*last,
-            (None, "end", Some(_)) => _ = open.pop(),
+        let words: Vec<&str> = directive.split_whitespace().collect();
+        match words[..] {
+            ["if", flag] => {
+                let (mut yes, mut no) = (String::new(), String::new());
+                if block(lines, on, consts, &mut yes)? == Some("else") {
+                    block(lines, on, consts, &mut no)?;
+                }
+                out.push_str(if on(flag) { &yes } else { &no });
+            }
+            ["repeat", variable, count] => {
+                let mut body = String::new();
+                block(lines, on, consts, &mut body)?;
+                let known = consts.iter().find(|c| c.0 == count).map(|c| c.1);
+                let Some(count) = known.or_else(|| count.parse().ok()) else { continue };
+                let variable = format!("${variable}");
+                (0..count).for_each(|i| out.push_str(&body.replace(&variable, &i.to_string())));
+            }
+            ["else"] => return Ok(Some("else")),
+            ["end"] => return Ok(Some("end")),
             _ => return Err(Error::unsupported("shader", format_args!("#{directive} is not understood"))),
         }
     }
-    Ok(out)
+    Ok(None)
 }
 
 /// The binding of one operand, and its element's loads and stores.
@@ -256,19 +319,36 @@ fn expand(text: &str, on: &dyn Fn(&str) -> bool) -> Result<String> {
 /// and writable in the same dispatch. Elements smaller than a word are written by two atomics that touch no neighbour's bits.
 fn declare(name: &str, binding: usize, dtype: DType, writes: bool) -> String {
     let (elements, bytes) = dtype.block();
-    let atomic = writes && bytes < 4;
+    let atomic = writes && (elements > 1 || bytes < 4);
     let word_type = if atomic { "atomic<u32>" } else { "u32" };
     let mut text =
         format!("@group(0) @binding({binding}) var<storage, read_write> {name}_words: array<{word_type}>;\n");
+    let word = match atomic {
+        true => format!("atomicLoad(&{name}_words[at])"),
+        false => format!("{name}_words[at]"),
+    };
+    let _ = writeln!(text, "fn {name}_word(at: u32) -> u32 {{ return {word}; }}");
+    let store = |bits: u32, mask: u64, share: u32| match share {
+        0 => format!("{name}_words[at] = bits;"),
+        _ => format!(
+            "let shift = {bits}u * (at & {}u); \
+             atomicAnd(&{name}_words[at >> {share}u], ~({mask}u << shift)); \
+             atomicOr(&{name}_words[at >> {share}u], bits << shift);",
+            (1 << share) - 1
+        ),
+    };
     if elements > 1 {
         let _ = writeln!(
             text,
-            "fn load_{name}(i: u32) -> f32 {{ return {name}_decode(p.{name}_at + i / {elements}u * {bytes}u, i % {elements}u); }}"
+            "fn load_{name}(i: u32) -> f32 {{ let j = i % {elements}u; \
+             return {name}_decode4(p.{name}_at + i / {elements}u * {bytes}u, j & ~3u)[j & 3u]; }}"
         );
+        if atomic {
+            let stored = store(8, 255, 2);
+            let _ = writeln!(text, "fn {name}_store_byte(at: u32, bits: u32) {{ {stored} }}");
+        }
         return text;
     }
-    let word =
-        |at: &str| if atomic { format!("atomicLoad(&{name}_words[{at}])") } else { format!("{name}_words[{at}]") };
     // How many elements share a word: log2, and the bits of one.
     let (share, bits) = match bytes {
         1 => (2, 8),
@@ -276,34 +356,50 @@ fn declare(name: &str, binding: usize, dtype: DType, writes: bool) -> String {
         _ => (0, 32),
     };
     let at = format!("let at = p.{name}_at + i;");
-    let shift = format!("let shift = {bits}u * (at & {}u);", (1 << share) - 1);
     let mask = (1u64 << bits) - 1;
     let (value, decoded, encoded) = match dtype {
         DType::F16 => ("f32", "f16_decode(bits)", "f16_encode(v)"),
         DType::BF16 => ("f32", "bf16_decode(bits)", "bf16_encode(v)"),
+        DType::F8E4M3 => ("f32", "f8e4m3_decode(bits)", "f8e4m3_encode(v)"),
+        DType::F8E5M2 => ("f32", "f16_decode(bits << 8u)", "f8e5m2_encode(v)"),
         DType::F32 => ("f32", "bitcast<f32>(bits)", "bitcast<u32>(v)"),
         DType::I8 => ("i32", "(bitcast<i32>(bits << 24u) >> 24u)", "bitcast<u32>(v) & 0xffu"),
         DType::I32 => ("i32", "bitcast<i32>(bits)", "bitcast<u32>(v)"),
         _ => ("u32", "bits", "v & 0xffu"),
     };
     let loaded = match share {
-        0 => word("at"),
-        _ => format!("({} >> shift) & {mask}u", word(&format!("at >> {share}u"))),
+        0 => format!("{name}_word(at)"),
+        _ => format!("({name}_word(at >> {share}u) >> ({bits}u * (at & {}u))) & {mask}u", (1 << share) - 1),
     };
-    let _ = writeln!(text, "fn load_bits_{name}(i: u32) -> u32 {{ {at} {shift} return {loaded}; }}");
+    let _ = writeln!(text, "fn load_bits_{name}(i: u32) -> u32 {{ {at} return {loaded}; }}");
     let _ = writeln!(text, "fn load_{name}(i: u32) -> {value} {{ let bits = load_bits_{name}(i); return {decoded}; }}");
     if writes {
-        let stored = match share {
-            0 => format!("{name}_words[at] = bits;"),
-            _ => format!(
-                "atomicAnd(&{name}_words[at >> {share}u], ~({mask}u << shift)); \
-                 atomicOr(&{name}_words[at >> {share}u], bits << shift);"
-            ),
-        };
-        let _ = writeln!(text, "fn store_bits_{name}(i: u32, bits: u32) {{ {at} {shift} {stored} }}");
+        let stored = store(bits, mask, share);
+        let _ = writeln!(text, "fn store_bits_{name}(i: u32, bits: u32) {{ {at} {stored} }}");
         let _ = writeln!(text, "fn store_{name}(i: u32, v: {value}) {{ store_bits_{name}(i, {encoded}); }}");
     }
     text
+}
+
+/// `load4_NAME(i)`: neighbouring elements i .. i + 4; of a quantized operand `i` is a multiple of 4.
+fn declare_load4(name: &str, dtype: DType) -> String {
+    let (elements, bytes) = dtype.block();
+    let body = match dtype {
+        DType::F32 => format!(
+            "let at = p.{name}_at + i; \
+             return bitcast<vec4<f32>>(vec4({name}_words[at], {name}_words[at + 1u], {name}_words[at + 2u], {name}_words[at + 3u]));"
+        ),
+        DType::F16 | DType::BF16 => format!(
+            "let at = (p.{name}_at + i) >> 1u; \
+             if ((p.{name}_at + i) & 1u) == 0u {{ \
+             let low = {name}_words[at]; let high = {name}_words[at + 1u]; \
+             return vec4({0}_decode(low & 0xffffu), {0}_decode(low >> 16u), {0}_decode(high & 0xffffu), {0}_decode(high >> 16u)); }} \
+             return vec4(load_{name}(i), load_{name}(i + 1u), load_{name}(i + 2u), load_{name}(i + 3u));",
+            dtype.name()
+        ),
+        _ => format!("return {name}_decode4(p.{name}_at + i / {elements}u * {bytes}u, i % {elements}u);"),
+    };
+    format!("fn load4_{name}(i: u32) -> vec4<f32> {{ {body} }}\n")
 }
 
 /// `at_NAME`: the element offset at an index of the space.

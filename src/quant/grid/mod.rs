@@ -46,6 +46,12 @@ impl<const D: usize> Grid<D> {
         Grid { words, levels, count, near: OnceLock::new() }
     }
 
+    /// All points, packed.
+    #[cfg(feature = "wgpu")]
+    pub fn words(&self) -> &'static [u16] {
+        self.words
+    }
+
     /// The point with this index, taken modulo their number.
     pub fn point(&self, index: usize) -> [f32; D] {
         let (word, bits) = (self.words[index & (self.words.len() - 1)], 16 / D);
