@@ -12,8 +12,12 @@ fn devices() -> Vec<Arc<dyn Backend>> {
 #[cfg(feature = "conformance")]
 #[test]
 fn every_device_conforms() {
+    use crate::conformance::{Options, check_with};
+    // A few cases of each operation, or what the environment names: tests/conformance.rs runs them all.
+    let named = Options::from_env();
+    let options = Options { quick: named.filter.is_none(), ..named };
     for device in devices() {
-        let report = crate::conformance::check(&*device);
+        let report = check_with(&*device, &options, &mut |_, _| {});
         eprintln!("{report}");
         report.assert();
     }
