@@ -100,6 +100,11 @@ impl DType {
         matches!(self, DType::F32 | DType::F16 | DType::BF16)
     }
 
+    /// The type's id in a GGUF file, if it has one: the inverse of [`DType::from_gguf`].
+    pub fn gguf(self) -> Option<u32> {
+        (0..64).find(|&id| DType::from_gguf(id) == Some(self))
+    }
+
     /// Bytes of `elements` consecutive elements, or `None` where they do not fill whole blocks or overflow.
     pub const fn bytes(self, elements: usize) -> Option<usize> {
         let (n, size) = self.block();
@@ -192,6 +197,7 @@ mod tests {
         ];
         for (id, name) in known {
             assert_eq!(DType::from_gguf(id).map(DType::name), Some(name));
+            assert_eq!(DType::from_gguf(id).and_then(DType::gguf), Some(id));
         }
         // No two ids name the same type; 4 and 5 were withdrawn, 25 and 27 are i16 and i64.
         let mut found: Vec<DType> = (0..100).filter_map(DType::from_gguf).collect();

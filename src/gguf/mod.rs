@@ -10,12 +10,20 @@
 //!
 //! A file is not trusted: every count and length is compared with what is left of the file before anything is reserved.
 
+mod importance;
+mod mix;
+mod quantize;
 mod value;
+mod write;
 
 use std::{collections::HashMap, fmt, fs::File, ops::Range, path::Path, sync::Arc};
 
+pub use importance::Importance;
+pub use mix::Mix;
+pub use quantize::{Quantize, Quantized};
 pub use value::{Array, FromValue, Value};
 use value::{Cursor, Fault};
+pub use write::{Data, Writer};
 
 use crate::{
     dispatch::HostBytes,

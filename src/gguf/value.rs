@@ -265,6 +265,31 @@ impl<'a> Cursor<'a> {
 
 const ARRAY: u32 = 9;
 
+/// Writes a value as [`Cursor::value`] reads it, its kind before it.
+pub(super) fn put(to: &mut Vec<u8>, value: Value<'_>) {
+    let mut kind = |kind: u32, bytes: &[u8]| {
+        to.extend(kind.to_le_bytes());
+        to.extend(bytes);
+    };
+    match value {
+        Value::U8(v) => kind(0, &v.to_le_bytes()),
+        Value::I8(v) => kind(1, &v.to_le_bytes()),
+        Value::U16(v) => kind(2, &v.to_le_bytes()),
+        Value::I16(v) => kind(3, &v.to_le_bytes()),
+        Value::U32(v) => kind(4, &v.to_le_bytes()),
+        Value::I32(v) => kind(5, &v.to_le_bytes()),
+        Value::F32(v) => kind(6, &v.to_le_bytes()),
+        Value::Bool(v) => kind(7, &[v as u8]),
+        Value::String(v) => kind(8, &[&(v.len() as u64).to_le_bytes(), v.as_bytes()].concat()),
+        Value::Array(v) => {
+            kind(ARRAY, &[&v.kind.to_le_bytes()[..], &(v.len as u64).to_le_bytes(), v.bytes].concat());
+        }
+        Value::U64(v) => kind(10, &v.to_le_bytes()),
+        Value::I64(v) => kind(11, &v.to_le_bytes()),
+        Value::F64(v) => kind(12, &v.to_le_bytes()),
+    }
+}
+
 fn unknown(kind: u32) -> Fault {
     format!("is corrupt, or newer than this reader: a value of kind {kind}")
 }

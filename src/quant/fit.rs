@@ -1,5 +1,5 @@
 //! What the encoders search: the scale, and offset, with which rounding a group of numbers to a format's levels loses
-//! least. All errors are plain sums of squares.
+//! least. All errors are sums of squares, each times the element's weight `w`.
 
 use half::f16;
 
@@ -9,20 +9,22 @@ use super::{nearest, reciprocal, round};
 /// nearest to `x` times a reciprocal. 0 where they are all 0.
 pub(super) fn scale<const N: usize>(
     x: &[f32; N],
+    w: &[f32; N],
     tries: impl IntoIterator<Item = f32>,
     levels: impl Fn(f32) -> [f32; N],
 ) -> f32 {
     let mut best = (0.0, 0.0);
     for inverse in tries {
         let mut lanes = [[0f32; 8]; 2]; // for vectors; every N is a multiple
-        for (q, x) in levels(inverse).as_chunks::<8>().0.iter().zip(x.as_chunks::<8>().0) {
+        let weighted = x.as_chunks::<8>().0.iter().zip(w.as_chunks::<8>().0);
+        for (q, (x, w)) in levels(inverse).as_chunks::<8>().0.iter().zip(weighted) {
             for i in 0..8 {
-                lanes[0][i] += q[i] * x[i];
-                lanes[1][i] += q[i] * q[i];
+                lanes[0][i] += w[i] * q[i] * x[i];
+                lanes[1][i] += w[i] * q[i] * q[i];
             }
         }
         let [qx, qq] = lanes.map(|lanes| lanes.iter().sum::<f32>() as f64);
-        // Least squares leaves the error sum(x^2) - qx^2 / qq.
+        // Least squares leaves the error sum(w x^2) - qx^2 / qq.
         if qq > 0.0 && qx * qx / qq > best.1 {
             best = (qx / qq, qx * qx / qq);
         }
@@ -40,6 +42,7 @@ pub(super) fn around(extreme: f32, level: f32, from: f32, to: f32, steps: u32) -
 /// its scale. `factors` ascend; `levels` gives a group's levels nearest to it times a reciprocal scale.
 pub(super) fn scales<const G: usize, const N: usize>(
     x: &[[f32; N]],
+    w: &[[f32; N]],
     fits: &[f32; G],
     factors: &[f32],
     levels: impl Fn(usize, f32) -> [f32; N],
@@ -51,7 +54,7 @@ pub(super) fn scales<const G: usize, const N: usize>(
     let error = |g: usize, code: usize| -> f64 {
         let scale = step * factors[code];
         let levels = levels(g, reciprocal(scale));
-        x[g].iter().zip(levels).map(|(&x, q)| (x as f64 - scale as f64 * q as f64).powi(2)).sum()
+        (0..N).map(|i| w[g][i] as f64 * (x[g][i] as f64 - scale as f64 * levels[i] as f64).powi(2)).sum()
     };
     let codes = std::array::from_fn(|g| {
         let above = factors.partition_point(|&f| f < fits[g] * inverse);
@@ -64,21 +67,23 @@ pub(super) fn scales<const G: usize, const N: usize>(
 /// Moves a block's scale `d`, two bytes from `at`, to where least squares wants it, all else left as it is.
 pub(super) fn settle<const BYTES: usize, const N: usize>(
     x: &[f32; N],
+    w: &[f32; N],
     block: &mut [u8; BYTES],
     at: usize,
     decode: fn(&[u8], &mut [f32]),
 ) {
     let mut y = [0f32; N];
     decode(block, &mut y);
-    let d = settled(f16::from_le_bytes([block[at], block[at + 1]]), x, &y);
+    let d = settled(f16::from_le_bytes([block[at], block[at + 1]]), x, w, &y);
     block[at..at + 2].copy_from_slice(&d.to_le_bytes());
 }
 
 /// The scale that brings `y`, decoded with `d`, nearest to `x`; `d` itself where there is none.
-pub(super) fn settled(d: f16, x: &[f32], y: &[f32]) -> f16 {
+pub(super) fn settled(d: f16, x: &[f32], w: &[f32], y: &[f32]) -> f16 {
     let (mut xy, mut yy) = (0f64, 0f64);
-    for (&x, &y) in x.iter().zip(y) {
-        (xy, yy) = (xy + x as f64 * y as f64, yy + y as f64 * y as f64);
+    for ((&x, &w), &y) in x.iter().zip(w).zip(y) {
+        let (x, w, y) = (x as f64, w as f64, y as f64);
+        (xy, yy) = (xy + w * x * y, yy + w * y * y);
     }
     let better = f16::from_f64(d.to_f64() * (xy / yy));
     if better.is_finite() { better } else { d }
@@ -94,9 +99,14 @@ pub(super) struct Offset<const G: usize> {
 }
 
 /// Fits groups of `N` to levels `0..=levels`, `s` and `m` in `0..=codes`.
-pub(super) fn offset<const G: usize, const N: usize>(x: &[f32; 256], levels: u8, codes: u8) -> Offset<G> {
-    let (x, top) = (x.as_chunks::<N>().0, codes as f32);
-    let fits: [(f32, f32); G] = std::array::from_fn(|g| scale_and_offset(&x[g], levels));
+pub(super) fn offset<const G: usize, const N: usize>(
+    x: &[f32; 256],
+    w: &[f32; 256],
+    levels: u8,
+    codes: u8,
+) -> Offset<G> {
+    let (x, w, top) = (x.as_chunks::<N>().0, w.as_chunks::<N>().0, codes as f32);
+    let fits: [(f32, f32); G] = std::array::from_fn(|g| scale_and_offset(&x[g], &w[g], levels, false));
     let most = fits.iter().fold((0f32, 0f32), |most, fit| (most.0.max(fit.0), most.1.max(fit.1)));
     let (mut d, mut dmin) = (f16::from_f32(most.0 / top), f16::from_f32(most.1 / top));
     let code = |v: f32, d: f16| round(v * reciprocal(d.to_f32())).clamp(0, codes as i32);
@@ -106,7 +116,8 @@ pub(super) fn offset<const G: usize, const N: usize>(x: &[f32; 256], levels: u8,
         let error = |&(s, m): &(i32, i32)| -> f64 {
             let (s, m) = (d.to_f32() * s as f32, dmin.to_f32() * m as f32);
             let q = x[g].map(level(s, m));
-            x[g].iter().zip(q).map(|(&x, q)| (x as f64 - (s as f64 * q as f64 - m as f64)).powi(2)).sum()
+            let lost = |i: usize| x[g][i] as f64 - (s as f64 * q[i] as f64 - m as f64);
+            (0..N).map(|i| w[g][i] as f64 * lost(i).powi(2)).sum()
         };
         let near = (-1..=1)
             .flat_map(|i| (-1..=1).map(move |j| ((s + i).clamp(0, codes as i32), (m + j).clamp(0, codes as i32))));
@@ -125,7 +136,8 @@ pub(super) fn offset<const G: usize, const N: usize>(x: &[f32; 256], levels: u8,
     for (i, &q) in q.iter().enumerate() {
         let (s, m) = groups[i / N];
         let (a, b, x) = (s as f64 * q as f64, -(m as f64), x[i / N][i % N] as f64);
-        (aa, ab, bb, ax, bx) = (aa + a * a, ab + a * b, bb + b * b, ax + a * x, bx + b * x);
+        let w = w[i / N][i % N] as f64;
+        (aa, ab, bb, ax, bx) = (aa + w * a * a, ab + w * a * b, bb + w * b * b, ax + w * a * x, bx + w * b * x);
     }
     let determinant = aa * bb - ab * ab;
     let steps = ((ax * bb - bx * ab) / determinant, (bx * aa - ax * ab) / determinant);
@@ -137,35 +149,40 @@ pub(super) fn offset<const G: usize, const N: usize>(x: &[f32; 256], levels: u8,
     Offset { d, dmin, groups, q }
 }
 
-/// The `(scale, offset)`, neither negative, that best give `x` back as `scale * q - offset` with `q` in `0..=levels`.
-fn scale_and_offset<const N: usize>(x: &[f32; N], levels: u8) -> (f32, f32) {
+/// The `(scale, offset)`, the scale and unless `free` the offset not negative, that best give `x` back as `scale * q -
+/// offset` with `q` in `0..=levels`.
+pub(super) fn scale_and_offset<const N: usize>(x: &[f32; N], w: &[f32; N], levels: u8, free: bool) -> (f32, f32) {
     let most = x.iter().fold(0f32, |most, x| most.max(x.abs()));
     let (inverse, top) = (reciprocal(most), levels as f32);
     let x = x.map(|x| x * inverse); // so that no square overflows
-    let (low, high) = x.iter().fold((0f32, f32::MIN), |(low, high), &x| (low.min(x), high.max(x)));
+    let begin = if free { (f32::MAX, f32::MIN) } else { (0f32, f32::MIN) };
+    let (low, high) = x.iter().fold(begin, |(low, high), &x| (low.min(x), high.max(x)));
     if high <= low {
-        return (0.0, (0.0 - low) * most); // all the same and not positive
+        return (0.0, (0.0 - low) * most); // all the same and not positive, or free
     }
-    let (sum, squares) = x.iter().fold((0.0, 0.0), |(s, ss), x| (s + x, ss + x * x));
+    let [mut all, mut sum, mut squares] = [0f32; 3];
+    for (x, w) in x.iter().zip(w) {
+        (all, sum, squares) = (all + w, sum + w * x, squares + w * x * x);
+    }
     let mut best = ((0.0, 0.0), f32::INFINITY);
     for step in 0..=20 {
         let mut fit = ((high - low) / (top - 0.9 + 0.09 * step as f32), -low);
         for _ in 0..2 {
             let inverse = 1.0 / fit.0;
             let mut lanes = [[0f32; 8]; 3]; // for vectors; every N is a multiple
-            for x in x.as_chunks::<8>().0 {
+            for (x, w) in x.as_chunks::<8>().0.iter().zip(w.as_chunks::<8>().0) {
                 for i in 0..8 {
                     let q = nearest(((x[i] + fit.1) * inverse).clamp(0.0, top));
-                    lanes[0][i] += q;
-                    lanes[1][i] += q * q;
-                    lanes[2][i] += q * x[i];
+                    lanes[0][i] += w[i] * q;
+                    lanes[1][i] += w[i] * q * q;
+                    lanes[2][i] += w[i] * q * x[i];
                 }
             }
             let [q1, qq, qx] = lanes.map(|lanes| lanes.iter().sum::<f32>());
             // Least squares for scale and offset, or for the scale alone where the offset would be negative.
-            let determinant = N as f32 * qq - q1 * q1;
-            fit = ((N as f32 * qx - sum * q1) / determinant, (q1 * qx - qq * sum) / determinant);
-            if fit.1.is_nan() || fit.1 < 0.0 {
+            let determinant = all * qq - q1 * q1;
+            fit = ((all * qx - sum * q1) / determinant, (q1 * qx - qq * sum) / determinant);
+            if !free && (fit.1.is_nan() || fit.1 < 0.0) {
                 fit = (qx / qq, 0.0);
             }
             let error = squares - fit.0 * qx + fit.1 * sum;

@@ -14,7 +14,7 @@
 use half::f16;
 
 use super::{
-    Format, NAN_SCALE, each_block, each_block_mut, fit, grid,
+    Format, NAN_SCALE, each_block, each_block_weighted, fit, grid,
     iq1_s::{FACTORS, SHIFT, shifted, tries},
     largest, reciprocal,
 };
@@ -40,37 +40,38 @@ fn decode(bytes: &[u8], out: &mut [f32]) {
     });
 }
 
-fn encode(values: &[f32], bytes: &mut [u8]) {
-    each_block_mut(values, bytes, |x: &[f32; 256], block: &mut [u8; BYTES]| {
+fn encode(values: &[f32], weights: &[f32], bytes: &mut [u8]) {
+    each_block_weighted(values, weights, bytes, |x: &[f32; 256], w: &[f32; 256], block: &mut [u8; BYTES]| {
         *block = [0; BYTES];
         if largest(x).is_none() {
             put(block, f16::from_le_bytes(NAN_SCALE));
             return;
         }
-        let groups = x.as_chunks::<16>().0;
+        let (groups, weights) = (x.as_chunks::<16>().0, w.as_chunks::<16>().0);
         let levels = |g: usize, inverse: f32| {
             let mut levels = [0.0; 16];
-            for (levels, x) in levels.as_chunks_mut().0.iter_mut().zip(groups[g].as_chunks::<8>().0) {
-                *levels = shifted(x, inverse).levels;
+            let runs = groups[g].as_chunks::<8>().0.iter().zip(weights[g].as_chunks::<8>().0);
+            for (levels, (x, w)) in levels.as_chunks_mut().0.iter_mut().zip(runs) {
+                *levels = shifted(x, w, inverse).levels;
             }
             levels
         };
-        let fits: [f32; 16] = std::array::from_fn(|g| fit::scale(&groups[g], tries(&groups[g]), |i| levels(g, i)));
-        let (d, scales) = fit::scales(groups, &fits, &FACTORS, levels);
+        let fits: [f32; 16] = std::array::from_fn(|g| fit::scale(&groups[g], &weights[g], tries(&groups[g]), |i| levels(g, i)));
+        let (d, scales) = fit::scales(groups, weights, &fits, &FACTORS, levels);
         for (g, &scale) in scales.iter().enumerate() {
             let word = (scale as u16) << (g % 4 * 3);
             block[SCALES + g / 4 * 2] |= word as u8;
             block[SCALES + g / 4 * 2 + 1] |= (word >> 8) as u8;
         }
-        for (i, x) in x.as_chunks::<8>().0.iter().enumerate() {
-            let best = shifted(x, reciprocal(d.to_f32() * FACTORS[scales[i / 2] as usize]));
+        for (i, (x, w)) in x.as_chunks::<8>().0.iter().zip(w.as_chunks::<8>().0).enumerate() {
+            let best = shifted(x, w, reciprocal(d.to_f32() * FACTORS[scales[i / 2] as usize]));
             block[i] = best.points[0] as u8;
             block[HIGH + i / 2] |= ((best.points[0] >> 8) as u8 | u8::from(best.negative) << 3) << (i % 2 * 4);
         }
         put(block, d);
         let mut y = [0.0; 256];
         decode(block, &mut y);
-        put(block, fit::settled(d, x, &y));
+        put(block, fit::settled(d, x, w, &y));
     });
 }
 

@@ -12,7 +12,7 @@
 
 use half::f16;
 
-use super::{Format, NAN_SCALE, each_block, each_block_mut, fit, grid, largest, reciprocal};
+use super::{Format, NAN_SCALE, each_block, each_block_weighted, fit, grid, largest, reciprocal};
 use crate::dtype::DType;
 
 pub(super) const FORMAT: Format = Format { dtype: DType::IQ1_S, decode, encode };
@@ -34,20 +34,20 @@ fn decode(bytes: &[u8], out: &mut [f32]) {
     });
 }
 
-fn encode(values: &[f32], bytes: &mut [u8]) {
-    each_block_mut(values, bytes, |x: &[f32; 256], block: &mut [u8; BYTES]| {
+fn encode(values: &[f32], weights: &[f32], bytes: &mut [u8]) {
+    each_block_weighted(values, weights, bytes, |x: &[f32; 256], w: &[f32; 256], block: &mut [u8; BYTES]| {
         *block = [0; BYTES];
         if largest(x).is_none() {
             block[..2].copy_from_slice(&NAN_SCALE);
             return;
         }
-        let groups = x.as_chunks::<32>().0;
-        let levels = |g: usize, inverse: f32| shifted(&groups[g], inverse).levels;
-        let fits: [f32; 8] = std::array::from_fn(|g| fit::scale(&groups[g], tries(&groups[g]), |i| levels(g, i)));
-        let (d, scales) = fit::scales(groups, &fits, &FACTORS, levels);
+        let (groups, weights) = (x.as_chunks::<32>().0, w.as_chunks::<32>().0);
+        let levels = |g: usize, inverse: f32| shifted(&groups[g], &weights[g], inverse).levels;
+        let fits: [f32; 8] = std::array::from_fn(|g| fit::scale(&groups[g], &weights[g], tries(&groups[g]), |i| levels(g, i)));
+        let (d, scales) = fit::scales(groups, weights, &fits, &FACTORS, levels);
         block[..2].copy_from_slice(&d.to_le_bytes());
-        for (g, (x, scale)) in groups.iter().zip(scales).enumerate() {
-            let best = shifted(x, reciprocal(d.to_f32() * FACTORS[scale as usize]));
+        for (g, ((x, w), scale)) in groups.iter().zip(weights).zip(scales).enumerate() {
+            let best = shifted(x, w, reciprocal(d.to_f32() * FACTORS[scale as usize]));
             let mut group = (scale as u16) << 12 | (best.negative as u16) << 15;
             for (j, point) in best.points.into_iter().enumerate() {
                 block[2 + 4 * g + j] = point as u8;
@@ -55,7 +55,7 @@ fn encode(values: &[f32], bytes: &mut [u8]) {
             }
             block[GROUPS + 2 * g..][..2].copy_from_slice(&group.to_le_bytes());
         }
-        fit::settle(x, block, 0, decode);
+        fit::settle(x, w, block, 0, decode);
     });
 }
 
@@ -77,16 +77,16 @@ pub(super) struct Shifted<const N: usize> {
 }
 
 /// `x` times a reciprocal scale rounded to points with the better of both shifts.
-pub(super) fn shifted<const N: usize>(x: &[f32; N], inverse: f32) -> Shifted<N> {
+pub(super) fn shifted<const N: usize>(x: &[f32; N], w: &[f32; N], inverse: f32) -> Shifted<N> {
     let with = |negative: bool| {
         let shift = if negative { -SHIFT } else { SHIFT };
         let (mut points, mut levels, mut error) = ([0; 4], [0.0; N], 0.0);
-        let runs = x.as_chunks().0.iter().zip(levels.as_chunks_mut::<8>().0).zip(&mut points);
-        for ((x, levels), to) in runs {
+        let runs = x.as_chunks().0.iter().zip(w.as_chunks().0).zip(levels.as_chunks_mut::<8>().0).zip(&mut points);
+        for (((x, w), levels), to) in runs {
             let v = x.map(|x| x * inverse - shift);
-            let (point, coordinates) = grid::IQ1.nearest(v);
+            let (point, coordinates) = grid::IQ1.nearest(v, w);
             (*to, *levels) = (point, coordinates.map(|c| c + shift));
-            error += v.iter().zip(coordinates).map(|(v, c)| (v - c) * (v - c)).sum::<f32>();
+            error += (0..8).map(|i| w[i] * (v[i] - coordinates[i]) * (v[i] - coordinates[i])).sum::<f32>();
         }
         (error, Shifted { negative, points, levels })
     };

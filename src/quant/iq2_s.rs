@@ -13,7 +13,7 @@
 
 use half::f16;
 
-use super::{Format, NAN_SCALE, each_block, each_block_mut, fit, grid, largest};
+use super::{Format, NAN_SCALE, each_block, each_block_weighted, fit, grid, largest};
 use crate::dtype::DType;
 
 pub(super) const FORMAT: Format = Format { dtype: DType::IQ2_S, decode, encode };
@@ -36,15 +36,15 @@ fn decode(bytes: &[u8], out: &mut [f32]) {
     });
 }
 
-fn encode(values: &[f32], bytes: &mut [u8]) {
-    each_block_mut(values, bytes, |x: &[f32; 256], block: &mut [u8; BYTES]| {
+fn encode(values: &[f32], weights: &[f32], bytes: &mut [u8]) {
+    each_block_weighted(values, weights, bytes, |x: &[f32; 256], w: &[f32; 256], block: &mut [u8; BYTES]| {
         *block = [0; BYTES];
         if largest(x).is_none() {
             block[..2].copy_from_slice(&NAN_SCALE);
             return;
         }
         let factors: [f32; 16] = std::array::from_fn(|s| (0.5 + s as f32) * 0.25);
-        let e = grid::encode::<8, 16, 16, 32>(x, &grid::IQ2_S, false, &factors);
+        let e = grid::encode::<8, 16, 16, 32>(x, w, &grid::IQ2_S, false, &factors);
         block[..2].copy_from_slice(&e.d.to_le_bytes());
         block[SIGNS..HIGH].copy_from_slice(&e.signs);
         for (i, point) in e.points.iter().enumerate() {
@@ -54,6 +54,6 @@ fn encode(values: &[f32], bytes: &mut [u8]) {
         for (g, scale) in e.scales.iter().enumerate() {
             block[SCALES + g / 2] |= scale << (g % 2 * 4);
         }
-        fit::settle(x, block, 0, decode);
+        fit::settle(x, w, block, 0, decode);
     });
 }

@@ -12,7 +12,7 @@
 
 use half::f16;
 
-use super::{Format, NAN_SCALE, each_block, each_block_mut, fit, grid, largest};
+use super::{Format, NAN_SCALE, each_block, each_block_weighted, fit, grid, largest};
 use crate::dtype::DType;
 
 pub(super) const FORMAT: Format = Format { dtype: DType::IQ2_XXS, decode, encode };
@@ -34,15 +34,15 @@ fn decode(bytes: &[u8], out: &mut [f32]) {
     });
 }
 
-fn encode(values: &[f32], bytes: &mut [u8]) {
-    each_block_mut(values, bytes, |x: &[f32; 256], block: &mut [u8; BYTES]| {
+fn encode(values: &[f32], weights: &[f32], bytes: &mut [u8]) {
+    each_block_weighted(values, weights, bytes, |x: &[f32; 256], w: &[f32; 256], block: &mut [u8; BYTES]| {
         *block = [0; BYTES];
         if largest(x).is_none() {
             block[..2].copy_from_slice(&NAN_SCALE);
             return;
         }
         let factors: [f32; 16] = std::array::from_fn(|s| (0.5 + s as f32) * 0.25);
-        let e = grid::encode::<8, 8, 32, 32>(x, &grid::IQ2_XXS, true, &factors);
+        let e = grid::encode::<8, 8, 32, 32>(x, w, &grid::IQ2_XXS, true, &factors);
         block[..2].copy_from_slice(&e.d.to_le_bytes());
         for (g, group) in block[2..].as_chunks_mut::<8>().0.iter_mut().enumerate() {
             let (points, rest) = group.split_at_mut(4);
@@ -50,6 +50,6 @@ fn encode(values: &[f32], bytes: &mut [u8]) {
             points.iter_mut().zip(&e.points[4 * g..]).for_each(|(to, &p)| *to = p as u8);
             rest.copy_from_slice(&bits.to_le_bytes());
         }
-        fit::settle(x, block, 0, decode);
+        fit::settle(x, w, block, 0, decode);
     });
 }

@@ -10,7 +10,7 @@
 
 use half::f16;
 
-use super::{Format, NAN_SCALE, each_block, each_block_mut, fit, largest, nibbles, pack_nibbles, reciprocal};
+use super::{Format, NAN_SCALE, each_block, each_block_weighted, fit, largest, nibbles, pack_nibbles, reciprocal};
 use crate::dtype::DType;
 
 pub(super) const FORMAT: Format = Format { dtype: DType::IQ4_NL, decode, encode };
@@ -28,28 +28,28 @@ fn decode(bytes: &[u8], out: &mut [f32]) {
     });
 }
 
-fn encode(values: &[f32], bytes: &mut [u8]) {
-    each_block_mut(values, bytes, |x: &[f32; 32], block: &mut [u8; BYTES]| {
+fn encode(values: &[f32], weights: &[f32], bytes: &mut [u8]) {
+    each_block_weighted(values, weights, bytes, |x: &[f32; 32], w: &[f32; 32], block: &mut [u8; BYTES]| {
         *block = [0; BYTES];
         let [d0, d1, q @ ..] = block;
         if largest(x).is_none() {
             [*d0, *d1] = NAN_SCALE;
             return;
         }
-        let d = f16::from_f32(fit_group(x));
+        let d = f16::from_f32(fit_group(x, w));
         [*d0, *d1] = d.to_le_bytes();
         let inverse = reciprocal(d.to_f32());
         *q = pack_nibbles(&x.map(|x| nearest(x * inverse)));
-        fit::settle(x, block, 0, decode);
+        fit::settle(x, w, block, 0, decode);
     });
 }
 
 /// The best scale for a group.
-pub(super) fn fit_group(x: &[f32; 32]) -> f32 {
+pub(super) fn fit_group(x: &[f32; 32], w: &[f32; 32]) -> f32 {
     let extreme = largest(x).unwrap_or(0.0);
     // The extreme may become either end.
     let tries = fit::around(extreme, -127.0, 0.85, 1.15, 9).chain(fit::around(extreme, 113.0, 0.85, 1.15, 9));
-    fit::scale(x, tries, |inverse| x.map(|x| level(x * inverse)))
+    fit::scale(x, w, tries, |inverse| x.map(|x| level(x * inverse)))
 }
 
 /// The level nearest to `x`; the first one for NaN.

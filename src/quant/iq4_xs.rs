@@ -13,7 +13,7 @@
 use half::f16;
 
 use super::{
-    Format, NAN_SCALE, each_block, each_block_mut, fit,
+    Format, NAN_SCALE, each_block, each_block_weighted, fit,
     iq4_nl::{LEVELS, fit_group, level, nearest},
     largest, nibbles, pack_nibbles, reciprocal,
 };
@@ -35,19 +35,19 @@ fn decode(bytes: &[u8], out: &mut [f32]) {
     });
 }
 
-fn encode(values: &[f32], bytes: &mut [u8]) {
-    each_block_mut(values, bytes, |x: &[f32; 256], block: &mut [u8; BYTES]| {
+fn encode(values: &[f32], weights: &[f32], bytes: &mut [u8]) {
+    each_block_weighted(values, weights, bytes, |x: &[f32; 256], w: &[f32; 256], block: &mut [u8; BYTES]| {
         *block = [0; BYTES];
         let [d0, d1, h0, h1, rest @ ..] = block;
         if largest(x).is_none() {
             [*d0, *d1] = NAN_SCALE;
             return;
         }
-        let groups = x.as_chunks::<32>().0;
-        let fits: [f32; 8] = std::array::from_fn(|g| fit_group(&groups[g]));
+        let (groups, weights) = (x.as_chunks::<32>().0, w.as_chunks::<32>().0);
+        let fits: [f32; 8] = std::array::from_fn(|g| fit_group(&groups[g], &weights[g]));
         let factors: [f32; 64] = std::array::from_fn(|i| i as f32 - 32.0);
         let levels = |g: usize, inverse: f32| groups[g].map(|x| level(x * inverse));
-        let (d, codes) = fit::scales(groups, &fits, &factors, levels);
+        let (d, codes) = fit::scales(groups, weights, &fits, &factors, levels);
         [*d0, *d1] = d.to_le_bytes();
         [*h0, *h1] = (0..8).fold(0u16, |high, g| high | (codes[g] as u16 >> 4) << (2 * g)).to_le_bytes();
         let (low, q) = rest.split_at_mut(4);
@@ -56,6 +56,6 @@ fn encode(values: &[f32], bytes: &mut [u8]) {
             let inverse = reciprocal(d.to_f32() * factors[codes[g] as usize]);
             *q = pack_nibbles(&x.map(|x| nearest(x * inverse)));
         }
-        fit::settle(x, block, 0, decode);
+        fit::settle(x, w, block, 0, decode);
     });
 }

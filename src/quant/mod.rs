@@ -3,9 +3,12 @@
 //! All formats are little-endian. Any bytes decode, to NaN and infinities if need be. Values whose scale leaves the
 //! range of f16 encode to a scale of infinity, as in GGUF's reference encoder.
 
+mod encoding;
 mod f8;
 mod fit;
 mod grid;
+
+pub use encoding::Encoding;
 
 use half::{bf16, f16};
 
@@ -20,8 +23,9 @@ pub struct Format {
     pub dtype: DType,
     /// Decodes blocks: `bytes` holds whole blocks, `out` their elements.
     pub decode: fn(bytes: &[u8], out: &mut [f32]),
-    /// Encodes whole blocks, as GGUF's own reference encoder does where there is one.
-    pub encode: fn(values: &[f32], bytes: &mut [u8]),
+    /// Encodes whole blocks, as GGUF's own reference encoder does where there is one. `weights`: how much each element's
+    /// squared error counts, by a mean of about 1; empty where all count the same. See [`Encoding`].
+    pub encode: fn(values: &[f32], weights: &[f32], bytes: &mut [u8]),
 }
 
 macro_rules! formats {
@@ -71,7 +75,7 @@ pub fn encode(dtype: DType, values: &[f32], bytes: &mut [u8]) -> Result<()> {
         DType::U8 => each_mut(values, bytes, |v| [v.round_ties_even() as u8]),
         DType::I32 => each_mut(values, bytes, |v| (v.round_ties_even() as i32).to_le_bytes()),
         other => match format(other) {
-            Some(f) => (f.encode)(values, bytes),
+            Some(f) => (f.encode)(values, &[], bytes),
             None => return Err(Error::unsupported(other, "cannot be encoded")),
         },
     }
@@ -174,6 +178,19 @@ fn each_block_mut<const BYTES: usize, const ELEMENTS: usize>(
 ) {
     for (block, values) in bytes.as_chunks_mut().0.iter_mut().zip(values.as_chunks().0) {
         f(values, block);
+    }
+}
+
+/// As [`each_block_mut`], with a weight for each element: 1 where there are none.
+fn each_block_weighted<const BYTES: usize, const ELEMENTS: usize>(
+    values: &[f32],
+    weights: &[f32],
+    bytes: &mut [u8],
+    f: impl Fn(&[f32; ELEMENTS], &[f32; ELEMENTS], &mut [u8; BYTES]),
+) {
+    let (even, weights) = ([1.0; ELEMENTS], weights.as_chunks().0);
+    for (i, (block, values)) in bytes.as_chunks_mut().0.iter_mut().zip(values.as_chunks().0).enumerate() {
+        f(values, weights.get(i).unwrap_or(&even), block);
     }
 }
 

@@ -28,7 +28,7 @@ fn decode(bytes: &[u8], out: &mut [f32]) {
     });
 }
 
-fn encode(values: &[f32], bytes: &mut [u8]) {
+fn encode(values: &[f32], _: &[f32], bytes: &mut [u8]) {
     each_block_mut(values, bytes, |x: &[f32; 32], [e, q @ ..]: &mut [u8; BYTES]| {
         let max = x.iter().fold(0f32, |most, v| most.max(v.abs())); // passes over NaN
         // The logarithm rounds to f32, and up to a whole number just below one.

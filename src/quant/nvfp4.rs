@@ -30,7 +30,7 @@ fn decode(bytes: &[u8], out: &mut [f32]) {
     });
 }
 
-fn encode(values: &[f32], bytes: &mut [u8]) {
+fn encode(values: &[f32], _: &[f32], bytes: &mut [u8]) {
     each_block_mut(values, bytes, |x: &[f32; 64], block: &mut [u8; BYTES]| {
         let (scales, q) = block.split_at_mut(4);
         let groups = q.as_chunks_mut::<8>().0.iter_mut().zip(x.as_chunks::<16>().0);

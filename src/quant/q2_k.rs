@@ -12,7 +12,7 @@
 
 use half::f16;
 
-use super::{Format, NAN_SCALE, each_block, each_block_mut, fit, largest, pack_pairs, pairs};
+use super::{Format, NAN_SCALE, each_block, each_block_weighted, fit, largest, pack_pairs, pairs};
 use crate::dtype::DType;
 
 pub(super) const FORMAT: Format = Format { dtype: DType::Q2_K, decode, encode };
@@ -32,15 +32,15 @@ fn decode(bytes: &[u8], out: &mut [f32]) {
     });
 }
 
-fn encode(values: &[f32], bytes: &mut [u8]) {
-    each_block_mut(values, bytes, |x: &[f32; 256], block: &mut [u8; BYTES]| {
+fn encode(values: &[f32], weights: &[f32], bytes: &mut [u8]) {
+    each_block_weighted(values, weights, bytes, |x: &[f32; 256], w: &[f32; 256], block: &mut [u8; BYTES]| {
         *block = [0; BYTES];
         let [rest @ .., d0, d1, m0, m1] = block;
         if largest(x).is_none() {
             [*d0, *d1] = NAN_SCALE;
             return;
         }
-        let fit = fit::offset::<16, 16>(x, 3, 15);
+        let fit = fit::offset::<16, 16>(x, w, 3, 15);
         ([*d0, *d1], [*m0, *m1]) = (fit.d.to_le_bytes(), fit.dmin.to_le_bytes());
         let (groups, q) = rest.split_at_mut(16);
         groups.copy_from_slice(&fit.groups.map(|(s, m)| s | m << 4));

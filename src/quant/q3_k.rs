@@ -18,7 +18,7 @@
 
 use half::f16;
 
-use super::{Format, NAN_SCALE, each_block, each_block_mut, fit, largest, nearest, pack_pairs, reciprocal};
+use super::{Format, NAN_SCALE, each_block, each_block_weighted, fit, largest, nearest, pack_pairs, reciprocal};
 use crate::dtype::DType;
 
 pub(super) const FORMAT: Format = Format { dtype: DType::Q3_K, decode, encode };
@@ -40,22 +40,22 @@ fn decode(bytes: &[u8], out: &mut [f32]) {
     });
 }
 
-fn encode(values: &[f32], bytes: &mut [u8]) {
-    each_block_mut(values, bytes, |x: &[f32; 256], block: &mut [u8; BYTES]| {
+fn encode(values: &[f32], weights: &[f32], bytes: &mut [u8]) {
+    each_block_weighted(values, weights, bytes, |x: &[f32; 256], w: &[f32; 256], block: &mut [u8; BYTES]| {
         *block = [0; BYTES];
         if largest(x).is_none() {
             block[D..].copy_from_slice(&NAN_SCALE);
             return;
         }
-        let groups = x.as_chunks::<16>().0;
+        let (groups, weights) = (x.as_chunks::<16>().0, w.as_chunks::<16>().0);
         let bits = |x: f32, inverse: f32| nearest((x * inverse).clamp(-4.0, 3.0));
         let levels = |g: usize, inverse: f32| groups[g].map(|x| bits(x, inverse));
         let fits: [f32; 16] = std::array::from_fn(|g| {
             let extreme = largest(&groups[g]).unwrap_or(0.0);
-            fit::scale(&groups[g], fit::around(extreme, -4.0, 0.7, 1.3, 25), |inverse| levels(g, inverse))
+            fit::scale(&groups[g], &weights[g], fit::around(extreme, -4.0, 0.7, 1.3, 25), |inverse| levels(g, inverse))
         });
         let factors: [f32; 64] = std::array::from_fn(|i| i as f32 - 32.0);
-        let (d, codes) = fit::scales(groups, &fits, &factors, levels);
+        let (d, codes) = fit::scales(groups, weights, &fits, &factors, levels);
         block[D..].copy_from_slice(&d.to_le_bytes());
         let inverse = codes.map(|code| reciprocal(d.to_f32() * factors[code as usize]));
         let q: [u8; 256] = std::array::from_fn(|i| (bits(x[i], inverse[i / 16]) + 4.0) as u8);
@@ -67,6 +67,6 @@ fn encode(values: &[f32], bytes: &mut [u8]) {
             block[96 + g % 8] |= (code & 15) << (g / 8 * 4);
             block[104 + g % 4] |= (code >> 4) << (g / 4 * 2);
         }
-        fit::settle(x, block, D, decode);
+        fit::settle(x, w, block, D, decode);
     });
 }

@@ -17,7 +17,7 @@
 
 use half::f16;
 
-use super::{Format, NAN_SCALE, each_block, each_block_mut, fit, largest};
+use super::{Format, NAN_SCALE, each_block, each_block_weighted, fit, largest};
 use crate::dtype::DType;
 
 pub(super) const FORMAT: Format = Format { dtype: DType::Q4_K, decode, encode };
@@ -25,14 +25,13 @@ const BYTES: usize = 2 + 2 + 12 + 256 / 2;
 const _: () = assert!(DType::Q4_K.block().0 == 256 && DType::Q4_K.block().1 == BYTES);
 
 fn decode(bytes: &[u8], out: &mut [f32]) {
-    each_block(bytes, out, |[d0, d1, m0, m1, rest @ ..]: &[u8; BYTES], out: &mut [f32; 256]| {
-        let (d, dmin) = (f16::from_le_bytes([*d0, *d1]).to_f32(), f16::from_le_bytes([*m0, *m1]).to_f32());
-        let (groups, q) = rest.split_at(12);
+    each_block(bytes, out, |block: &[u8; BYTES], out: &mut [f32; 256]| {
+        let (head, q) = block.split_at(16);
+        let groups = groups(head);
         for (c, (out, q)) in out.as_chunks_mut::<64>().0.iter_mut().zip(q.as_chunks::<32>().0).enumerate() {
             let (low, high) = out.split_at_mut(32);
             for (j, shift, out) in [(2 * c, 0, low), (2 * c + 1, 4, high)] {
-                let (s, m) = group(groups, j);
-                let (s, m) = (d * s as f32, dmin * m as f32);
+                let (s, m) = groups[j];
                 for (x, &q) in out.iter_mut().zip(q) {
                     *x = s * (q >> shift & 15) as f32 - m;
                 }
@@ -41,21 +40,27 @@ fn decode(bytes: &[u8], out: &mut [f32]) {
     });
 }
 
-/// Scale and offset of group `j`, unpacked.
-pub(super) fn group(groups: &[u8], j: usize) -> (u8, u8) {
-    if j < 4 {
-        (groups[j] & 63, groups[j + 4] & 63)
-    } else {
-        (groups[j + 4] & 15 | groups[j - 4] >> 6 << 4, groups[j + 4] >> 4 | groups[j] >> 6 << 4)
-    }
+/// Scale and offset of the groups, from the first 16 bytes.
+pub(super) fn groups(head: &[u8]) -> [(f32, f32); 8] {
+    let half = |at: usize| f16::from_le_bytes([head[at], head[at + 1]]).to_f32();
+    let (d, dmin, g) = (half(0), half(2), &head[4..]);
+    std::array::from_fn(|j| {
+        let (s, m) = match j {
+            0..4 => (g[j] & 63, g[j + 4] & 63),
+            _ => (g[j + 4] & 15 | g[j - 4] >> 6 << 4, g[j + 4] >> 4 | g[j] >> 6 << 4),
+        };
+        (d * s as f32, dmin * m as f32)
+    })
 }
 
-/// The inverse of [`group`], for all groups.
-pub(super) fn pack_groups(groups: &[(u8, u8); 8]) -> [u8; 12] {
+/// The first 16 bytes of a block.
+pub(super) fn head(fit: &fit::Offset<8>) -> [u8; 16] {
+    let ([d0, d1], [m0, m1], g) = (fit.d.to_le_bytes(), fit.dmin.to_le_bytes(), &fit.groups);
     std::array::from_fn(|i| match i {
-        0..4 => groups[i].0 | groups[i + 4].0 >> 4 << 6,
-        4..8 => groups[i - 4].1 | groups[i].1 >> 4 << 6,
-        _ => groups[i - 4].0 & 15 | groups[i - 4].1 << 4,
+        0..4 => [d0, d1, m0, m1][i],
+        4..8 => g[i - 4].0 | g[i].0 >> 4 << 6,
+        8..12 => g[i - 8].1 | g[i - 4].1 >> 4 << 6,
+        _ => g[i - 8].0 & 15 | g[i - 8].1 << 4,
     })
 }
 
@@ -64,18 +69,15 @@ pub(super) fn pack_nibbles(q: &[u8; 256]) -> [u8; 128] {
     std::array::from_fn(|i| q[i / 32 * 64 + i % 32] & 15 | q[i / 32 * 64 + 32 + i % 32] << 4)
 }
 
-fn encode(values: &[f32], bytes: &mut [u8]) {
-    each_block_mut(values, bytes, |x: &[f32; 256], block: &mut [u8; BYTES]| {
+fn encode(values: &[f32], weights: &[f32], bytes: &mut [u8]) {
+    each_block_weighted(values, weights, bytes, |x: &[f32; 256], w: &[f32; 256], block: &mut [u8; BYTES]| {
         *block = [0; BYTES];
-        let [d0, d1, m0, m1, rest @ ..] = block;
         if largest(x).is_none() {
-            [*d0, *d1] = NAN_SCALE;
+            block[..2].copy_from_slice(&NAN_SCALE);
             return;
         }
-        let fit = fit::offset::<8, 32>(x, 15, 63);
-        ([*d0, *d1], [*m0, *m1]) = (fit.d.to_le_bytes(), fit.dmin.to_le_bytes());
-        let (groups, q) = rest.split_at_mut(12);
-        groups.copy_from_slice(&pack_groups(&fit.groups));
-        q.copy_from_slice(&pack_nibbles(&fit.q));
+        let fit = fit::offset::<8, 32>(x, w, 15, 63);
+        block[..16].copy_from_slice(&head(&fit));
+        block[16..].copy_from_slice(&pack_nibbles(&fit.q));
     });
 }

@@ -7,13 +7,13 @@
 //!
 //! Bits 0..4: low nibble of q[i] for element i, high nibble for element i + 16. `x[i] = (bits - 16) * d`. Encoding
 //! gives the bytes of GGUF's reference encoder: `d = m / -16` with `m` the element of the largest magnitude (the first
-//! of equals) before rounding to f16, bits truncated from `x / d + 16.5` by a reciprocal. Mean squared error on normal
+//! of equals) before rounding to f16, bits truncated from `x / d + 16.5` by a reciprocal; with importance weights the scale is searched by least squares. Mean squared error on normal
 //! numbers of variance 1: 1.823e-3. Not settled there: a block with a NaN or an infinity gets the scale NaN, so that
 //! all of it decodes to NaN, and one whose reciprocal overflows is all zeros.
 
 use half::f16;
 
-use super::{Format, NAN_SCALE, each_block, each_block_mut, largest, nibbles, pack_nibbles, reciprocal};
+use super::{Format, each_block, each_block_weighted, nibbles, pack_nibbles, q4_0::symmetric};
 use crate::dtype::DType;
 
 pub(super) const FORMAT: Format = Format { dtype: DType::Q5_0, decode, encode };
@@ -27,18 +27,11 @@ fn decode(bytes: &[u8], out: &mut [f32]) {
     });
 }
 
-fn encode(values: &[f32], bytes: &mut [u8]) {
-    each_block_mut(values, bytes, |x: &[f32; 32], block: &mut [u8; BYTES]| {
-        *block = [0; BYTES];
+fn encode(values: &[f32], weights: &[f32], bytes: &mut [u8]) {
+    each_block_weighted(values, weights, bytes, |x: &[f32; 32], w: &[f32; 32], block: &mut [u8; BYTES]| {
         let [d0, d1, q @ ..] = block;
-        let Some(max) = largest(x) else {
-            [*d0, *d1] = NAN_SCALE;
-            return;
-        };
-        let d = max / -16.0;
-        let inverse = reciprocal(d);
-        [*d0, *d1] = f16::from_f32(d).to_le_bytes();
-        *q = pack(&x.map(|x| ((x * inverse + 16.5) as u8).min(31)));
+        let (d, bits) = symmetric(x, Some(w).filter(|_| !weights.is_empty()), 16.0);
+        ([*d0, *d1], *q) = (d, pack(&bits));
     });
 }
 

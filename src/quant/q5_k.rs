@@ -9,11 +9,9 @@
 //! (dmin m)`. The encoder is a search of our own, by least squares. Mean squared error on normal numbers of variance 1:
 //! 1.193e-3. A block with a NaN or an infinity gets the scale NaN, so that all of it decodes to NaN.
 
-use half::f16;
-
 use super::{
-    Format, NAN_SCALE, each_block, each_block_mut, fit, largest,
-    q4_k::{group, pack_groups, pack_nibbles},
+    Format, NAN_SCALE, each_block, each_block_weighted, fit, largest,
+    q4_k::{groups, head, pack_nibbles},
 };
 use crate::dtype::DType;
 
@@ -22,13 +20,10 @@ const BYTES: usize = 2 + 2 + 12 + 256 / 8 + 256 / 2;
 const _: () = assert!(DType::Q5_K.block().0 == 256 && DType::Q5_K.block().1 == BYTES);
 
 fn decode(bytes: &[u8], out: &mut [f32]) {
-    each_block(bytes, out, |[d0, d1, m0, m1, rest @ ..]: &[u8; BYTES], out: &mut [f32; 256]| {
-        let (d, dmin) = (f16::from_le_bytes([*d0, *d1]).to_f32(), f16::from_le_bytes([*m0, *m1]).to_f32());
-        let (groups, rest) = rest.split_at(12);
+    each_block(bytes, out, |block: &[u8; BYTES], out: &mut [f32; 256]| {
+        let (head, rest) = block.split_at(16);
         let (high, q) = rest.split_at(32);
-        for (j, out) in out.as_chunks_mut::<32>().0.iter_mut().enumerate() {
-            let (s, m) = group(groups, j);
-            let (s, m) = (d * s as f32, dmin * m as f32);
+        for (j, (out, (s, m))) in out.as_chunks_mut::<32>().0.iter_mut().zip(groups(head)).enumerate() {
             for ((x, &q), &high) in out.iter_mut().zip(&q[j / 2 * 32..][..32]).zip(high) {
                 *x = s * (q >> (j % 2 * 4) & 15 | (high >> j & 1) << 4) as f32 - m;
             }
@@ -36,22 +31,18 @@ fn decode(bytes: &[u8], out: &mut [f32]) {
     });
 }
 
-fn encode(values: &[f32], bytes: &mut [u8]) {
-    each_block_mut(values, bytes, |x: &[f32; 256], block: &mut [u8; BYTES]| {
+fn encode(values: &[f32], weights: &[f32], bytes: &mut [u8]) {
+    each_block_weighted(values, weights, bytes, |x: &[f32; 256], w: &[f32; 256], block: &mut [u8; BYTES]| {
         *block = [0; BYTES];
-        let [d0, d1, m0, m1, rest @ ..] = block;
         if largest(x).is_none() {
-            [*d0, *d1] = NAN_SCALE;
+            block[..2].copy_from_slice(&NAN_SCALE);
             return;
         }
-        let fit = fit::offset::<8, 32>(x, 31, 63);
-        ([*d0, *d1], [*m0, *m1]) = (fit.d.to_le_bytes(), fit.dmin.to_le_bytes());
-        let (groups, rest) = rest.split_at_mut(12);
-        let (high, q) = rest.split_at_mut(32);
-        groups.copy_from_slice(&pack_groups(&fit.groups));
-        q.copy_from_slice(&pack_nibbles(&fit.q));
+        let fit = fit::offset::<8, 32>(x, w, 31, 63);
+        block[..16].copy_from_slice(&head(&fit));
+        block[48..].copy_from_slice(&pack_nibbles(&fit.q));
         for (i, &bits) in fit.q.iter().enumerate() {
-            high[i % 32] |= (bits >> 4) << (i / 32);
+            block[16 + i % 32] |= (bits >> 4) << (i / 32);
         }
     });
 }

@@ -15,7 +15,7 @@
 
 use half::f16;
 
-use super::{Format, NAN_SCALE, each_block, each_block_mut, fit, largest, nearest, reciprocal};
+use super::{Format, NAN_SCALE, each_block, each_block_weighted, fit, largest, nearest, reciprocal};
 use crate::dtype::DType;
 
 pub(super) const FORMAT: Format = Format { dtype: DType::Q6_K, decode, encode };
@@ -53,23 +53,23 @@ fn place(group: usize) -> Place {
     Place { low: 64 * h + 32 * (p % 2) + i, low_shift: p / 2 * 4, high: 32 * h + i, high_shift: 2 * p }
 }
 
-fn encode(values: &[f32], bytes: &mut [u8]) {
-    each_block_mut(values, bytes, |x: &[f32; 256], block: &mut [u8; BYTES]| {
+fn encode(values: &[f32], weights: &[f32], bytes: &mut [u8]) {
+    each_block_weighted(values, weights, bytes, |x: &[f32; 256], w: &[f32; 256], block: &mut [u8; BYTES]| {
         *block = [0; BYTES];
         let [quants @ .., d0, d1] = block;
         if largest(x).is_none() {
             [*d0, *d1] = NAN_SCALE;
             return;
         }
-        let groups = x.as_chunks::<16>().0;
+        let (groups, weights) = (x.as_chunks::<16>().0, w.as_chunks::<16>().0);
         let bits = |x: f32, inverse: f32| nearest((x * inverse).clamp(-32.0, 31.0));
         let levels = |g: usize, inverse: f32| groups[g].map(|x| bits(x, inverse));
         let fits: [f32; 16] = std::array::from_fn(|g| {
             let extreme = largest(&groups[g]).unwrap_or(0.0);
-            fit::scale(&groups[g], fit::around(extreme, -32.0, 0.96, 1.04, 19), |inverse| levels(g, inverse))
+            fit::scale(&groups[g], &weights[g], fit::around(extreme, -32.0, 0.96, 1.04, 19), |inverse| levels(g, inverse))
         });
         let factors: [f32; 256] = std::array::from_fn(|i| i as f32 - 128.0);
-        let (d, codes) = fit::scales(groups, &fits, &factors, levels);
+        let (d, codes) = fit::scales(groups, weights, &fits, &factors, levels);
         [*d0, *d1] = d.to_le_bytes();
         let (low, rest) = quants.split_at_mut(LOW);
         let (high, scales) = rest.split_at_mut(HIGH);
@@ -82,6 +82,6 @@ fn encode(values: &[f32], bytes: &mut [u8]) {
                 high[at.high + i] |= bits >> 4 << at.high_shift;
             }
         }
-        fit::settle(x, block, LOW + HIGH + 16, decode);
+        fit::settle(x, w, block, LOW + HIGH + 16, decode);
     });
 }

@@ -28,7 +28,7 @@ fn decode(bytes: &[u8], out: &mut [f32]) {
     });
 }
 
-fn encode(values: &[f32], bytes: &mut [u8]) {
+fn encode(values: &[f32], _: &[f32], bytes: &mut [u8]) {
     each_block_mut(values, bytes, |x: &[f32; 32], block: &mut [u8; BYTES]| {
         let [d0, d1, q @ ..] = block;
         let Some(max) = largest(x) else {

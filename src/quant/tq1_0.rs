@@ -43,7 +43,7 @@ fn decode(bytes: &[u8], out: &mut [f32]) {
     });
 }
 
-fn encode(values: &[f32], bytes: &mut [u8]) {
+fn encode(values: &[f32], _: &[f32], bytes: &mut [u8]) {
     each_block_mut(values, bytes, |x: &[f32; 256], block: &mut [u8; BYTES]| {
         let [q @ .., d0, d1] = block;
         let (d, digits) = digits(x);

@@ -1,6 +1,8 @@
 //! The command: what is on this machine, is it right, how fast is it.
 
 mod output;
+#[cfg(feature = "gguf")]
+mod quantize;
 mod survey;
 
 use std::{path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
@@ -64,6 +66,9 @@ enum Command {
         #[command(flatten)]
         common: Common,
     },
+    /// Quantize a model file: tesela quantize model-f16.gguf model-q4.gguf --type Q4_K_M
+    #[cfg(feature = "gguf")]
+    Quantize(quantize::Arguments),
 }
 
 #[derive(Args)]
@@ -154,6 +159,8 @@ fn main() -> ExitCode {
         Some(Command::Verify(args)) => verify(args),
         Some(Command::Bench(args)) => measure(args),
         Some(Command::Explain { op, common }) => explain(&op.join(" "), &common),
+        #[cfg(feature = "gguf")]
+        Some(Command::Quantize(args)) => quantize::run(&args),
     };
     match outcome {
         Ok(true) => ExitCode::SUCCESS,

@@ -58,13 +58,15 @@ impl<const D: usize> Grid<D> {
         std::array::from_fn(|i| self.levels[(word >> (i * bits)) as usize & ((1 << bits) - 1) & 7])
     }
 
-    /// The point nearest to `v` and its index.
-    pub fn nearest(&self, v: [f32; D]) -> (u16, [f32; D]) {
+    /// The point nearest to `v`, coordinates weighted by `w`, and its index.
+    pub fn nearest(&self, v: [f32; D], w: &[f32; D]) -> (u16, [f32; D]) {
         let near = self.near.get_or_init(|| self.near());
         let digit = |v: f32| self.levels[..self.count].windows(2).filter(|w| v > 0.5 * (w[0] + w[1])).count();
         let code = v.iter().rev().fold(0, |code, &v| code * self.count + digit(v));
-        let error =
-            |index: u16| -> f32 { near.points[index as usize].iter().zip(&v).map(|(p, v)| (p - v) * (p - v)).sum() };
+        let error = |index: u16| -> f32 {
+            let p = &near.points[index as usize];
+            (0..D).map(|i| w[i] * (p[i] - v[i]) * (p[i] - v[i])).sum()
+        };
         let closer = |a: (u16, f32), b: (u16, f32)| if b.1 < a.1 { b } else { a };
         let candidates = &near.candidates[code];
         let best = candidates.iter().map(|&c| (c, error(c))).fold((candidates[0], f32::INFINITY), closer);
@@ -102,41 +104,45 @@ pub(super) struct Encoded<const G: usize, const RUNS: usize> {
 }
 
 /// Encodes magnitudes, `RUNS` runs of `D`, to a grid's points, signs apart. The scale of group g, one of `G` of `N`
-/// numbers, is `d * factors[scales[g]]`. Where the negatives of each 8 must be `even` in number, the smallest of the 8
-/// may change its sign.
+/// numbers, is `d * factors[scales[g]]`. Where the negatives of each 8 must be `even` in number, the one of the 8 that
+/// matters least may change its sign.
 pub(super) fn encode<const D: usize, const G: usize, const N: usize, const RUNS: usize>(
     x: &[f32; 256],
+    w: &[f32; 256],
     grid: &Grid<D>,
     even: bool,
     factors: &[f32],
 ) -> Encoded<G, RUNS> {
     let (mut magnitudes, mut signs) = (*x, [0; 32]);
-    for (x, signs) in magnitudes.as_chunks_mut::<8>().0.iter_mut().zip(&mut signs) {
+    let runs = magnitudes.as_chunks_mut::<8>().0.iter_mut().zip(w.as_chunks::<8>().0);
+    for ((x, w), signs) in runs.zip(&mut signs) {
         *signs = (0..8).fold(0, |signs, i| signs | u8::from(x[i] < 0.0) << i);
         *x = x.map(f32::abs);
         if even && signs.count_ones() % 2 == 1 {
-            let smallest = (0..8).fold(0, |least, i| if x[i] < x[least] { i } else { least });
+            let cost = |i: usize| w[i] * x[i] * x[i];
+            let smallest = (0..8).fold(0, |least, i| if cost(i) < cost(least) { i } else { least });
             *signs ^= 1 << smallest;
             x[smallest] = -x[smallest];
         }
     }
-    let groups = magnitudes.as_chunks::<N>().0;
+    let (groups, weights) = (magnitudes.as_chunks::<N>().0, w.as_chunks::<N>().0);
     let levels = |g: usize, inverse: f32| {
         let mut levels = [0.0; N];
-        for (level, x) in levels.as_chunks_mut().0.iter_mut().zip(groups[g].as_chunks::<D>().0) {
-            *level = grid.nearest(x.map(|x| x * inverse)).1;
+        let runs = groups[g].as_chunks::<D>().0.iter().zip(weights[g].as_chunks::<D>().0);
+        for (level, (x, w)) in levels.as_chunks_mut().0.iter_mut().zip(runs) {
+            *level = grid.nearest(x.map(|x| x * inverse), w).1;
         }
         levels
     };
     let top = grid.levels[grid.count - 1];
     let fits: [f32; G] = std::array::from_fn(|g| {
         let extreme = largest(&groups[g]).unwrap_or(0.0).abs();
-        fit::scale(&groups[g], fit::around(extreme, top, 0.6, 1.3, 15), |inverse| levels(g, inverse))
+        fit::scale(&groups[g], &weights[g], fit::around(extreme, top, 0.6, 1.3, 15), |inverse| levels(g, inverse))
     });
-    let (d, scales) = fit::scales(groups, &fits, factors, levels);
+    let (d, scales) = fit::scales(groups, weights, &fits, factors, levels);
     let inverse = scales.map(|s| reciprocal(d.to_f32() * factors[s as usize]));
-    let runs = magnitudes.as_chunks::<D>().0;
-    let points = std::array::from_fn(|i| grid.nearest(runs[i].map(|x| x * inverse[i * D / N])).0);
+    let (runs, weights) = (magnitudes.as_chunks::<D>().0, w.as_chunks::<D>().0);
+    let points = std::array::from_fn(|i| grid.nearest(runs[i].map(|x| x * inverse[i * D / N]), &weights[i]).0);
     Encoded { d, scales, points, signs }
 }
 
