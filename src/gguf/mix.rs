@@ -86,7 +86,8 @@ enum Role {
     Query,
     AttentionOutput,
     Down,
-    GateOrUp,
+    Gate,
+    Up,
     Other,
 }
 
@@ -100,7 +101,8 @@ impl Role {
             _ if has("attn_k.weight") => Role::Key,
             _ if has("attn_q.weight") => Role::Query,
             _ if has("attn_output.weight") => Role::AttentionOutput,
-            _ if has("ffn_up") || has("ffn_gate") => Role::GateOrUp,
+            _ if has("ffn_up") => Role::Up,
+            _ if has("ffn_gate") => Role::Gate,
             _ if has("ffn_down") => Role::Down,
             _ => Role::Other,
         }
@@ -212,7 +214,7 @@ impl Mix {
         let mut order: Vec<usize> = (0..names.len()).collect();
         order.sort_by_key(|&i| (layer(names[i]).map_or(0, |l| l + 1), names[i]));
         let mut dtypes = vec![DType::F32; names.len()];
-        let (mut values, mut downs, mut gates, mut ups) = (0, 0, 0, 0);
+        let [mut values, mut downs, mut gates, mut ups, mut others] = [0; 5];
         for i in order {
             let (name, spec) = (names[i], file.tensor(names[i])?.spec);
             dtypes[i] = spec.dtype();
@@ -227,12 +229,13 @@ impl Mix {
             let counter = match role {
                 Role::Value => &mut values,
                 Role::Down => &mut downs,
-                Role::GateOrUp if name.contains("ffn_up") => &mut ups,
-                _ => &mut gates,
+                Role::Up => &mut ups,
+                Role::Gate => &mut gates,
+                _ => &mut others,
             };
             let counted = *counter;
-            *counter += usize::from(role != Role::Other);
-            let at = if model.experts > 1 && role != Role::Value { layer(name).unwrap_or(counted) } else { counted };
+            *counter += 1;
+            let at = if model.experts > 1 { layer(name).unwrap_or(counted) } else { counted };
             let stacked = spec.rank() > 2 && spec.dim(2) > 1;
             let width = spec.dim(0);
             dtypes[i] = fitting(self.choose(&model, role, at, counted, width, stacked), width);
@@ -316,7 +319,7 @@ impl Mix {
             (IQ3_XXS, Role::AttentionOutput) => D::IQ3_S,
             (Q3_K_M | IQ3_M, Role::AttentionOutput) => D::Q4_K,
             (Q3_K_L, Role::AttentionOutput) => D::Q5_K,
-            (IQ3_XS, Role::GateOrUp) if (m.layers / 8..7 * m.layers / 8).contains(&at) => D::IQ3_XXS,
+            (IQ3_XS, Role::Gate | Role::Up) if (m.layers / 8..7 * m.layers / 8).contains(&at) => D::IQ3_XXS,
             _ => self.base(),
         }
     }
