@@ -45,7 +45,7 @@ pub(super) fn symmetric(x: &[f32; 32], w: Option<&[f32; 32]>, half: f32) -> ([u8
     let Some(w) = w else {
         let d = max / -half;
         let (inverse, top) = (reciprocal(d), 2 * half as u8 - 1);
-        return (f16::from_f32(d).to_le_bytes(), x.map(|x| ((x * inverse + half + 0.5) as u8).min(top)));
+        return (f16::from_f32(d).to_le_bytes(), x.map(|x| ((x * inverse + (half + 0.5)) as u8).min(top)));
     };
     let levels = |inverse: f32| x.map(|x| nearest((x * inverse).clamp(-half, half - 1.0)));
     let tries = fit::around(max, -half, 0.7, 1.2, 33).chain(fit::around(max, half - 1.0, 0.8, 1.2, 27));
