@@ -4,6 +4,7 @@
 //! all of them. Tasks are (some tiles, kv head, range of keys); there is more than one range where few queries meet a long cache, and
 //! then a second pass merges their partial results in order. See [`tile`] for the arithmetic.
 
+mod few;
 mod place;
 mod tile;
 mod weights;

@@ -10,8 +10,10 @@ use super::{
         simd::{Element, Simd, element},
     },
     Job, Work,
+    few::{Lines, known},
     tile::KEYS,
 };
+use crate::dtype::DType;
 
 /// Rows that are asked for before they are read: they lie far apart, where the processor itself looks ahead little.
 const AHEAD: usize = 4;
@@ -54,23 +56,50 @@ impl Place {
         place
     }
 
-    /// The keys' rows of k or v as f32, decoded into `buffer`; for few rows, which read them once, in place where they lie so in
-    /// whole vectors. (Many rows read them often, and rows that are a power of two apart evict each other from the cache.)
+    /// The rows of k or v, for few rows of queries: as they are stored, where they lie so in whole vectors, or decoded into `buffer`.
     ///
     /// # Safety
     /// `buffer` holds `KEYS` padded rows.
     #[inline(always)]
-    pub(super) unsafe fn read<S: Simd>(&self, s: S, t: &Tensor, n: usize, few: bool, buffer: *mut f32) -> Rows {
+    pub(super) unsafe fn lines<S: Simd>(&self, s: S, t: &Tensor, n: usize, buffer: *mut f32) -> Lines {
+        let (outer, inner, head) = (t.spec.stride(3), t.spec.stride(2), self.kv_head * t.spec.stride(1));
+        let (block, size) = t.dtype().block();
+        let bytes = n / block * size;
+        // Beyond the tile there may be anything: it is only asked for.
+        let step = if self.paged { 0 } else { inner / block * size };
+        let mut lines = Lines { at: [buffer.cast(); KEYS], count: self.count, dtype: t.dtype(), bytes, step };
+        // SAFETY: the rows exist, but for those in no page: of zero bytes, whatever the type.
+        unsafe {
+            if known(t.dtype()) && t.spec.stride(0) == 1 && n.is_multiple_of(S::LANES) {
+                if self.paged {
+                    buffer.write_bytes(0, padded(n));
+                }
+                for (i, (to, &(page, slot))) in lines.at.iter_mut().zip(&self.places).enumerate().take(self.count) {
+                    if !self.paged || self.hidden >> i & 1 == 0 {
+                        *to = Row::at(t, page as usize * outer + slot as usize * inner + head).pointer();
+                    }
+                }
+            } else {
+                let rows = self.read(s, t, n, buffer);
+                for (i, to) in lines.at.iter_mut().enumerate().take(self.count) {
+                    *to = rows.pointer.add(i * rows.stride).cast();
+                }
+                (lines.dtype, lines.bytes, lines.step) = (DType::F32, 0, 0);
+            }
+        }
+        lines
+    }
+
+    /// The keys' rows of k or v as f32, decoded into `buffer`: many rows read them often, and rows that are a power of two apart
+    /// evict each other from the cache.
+    ///
+    /// # Safety
+    /// `buffer` holds `KEYS` padded rows.
+    #[inline(always)]
+    pub(super) unsafe fn read<S: Simd>(&self, s: S, t: &Tensor, n: usize, buffer: *mut f32) -> Rows {
         let (outer, inner, head) = (t.spec.stride(3), t.spec.stride(2), self.kv_head * t.spec.stride(1));
         // SAFETY: the rows exist, but for those in no page.
         unsafe {
-            if few && !self.paged && n.is_multiple_of(S::LANES) {
-                let (batch, first) = self.places[0];
-                let row = Row::at(t, batch as usize * outer + first as usize * inner + head);
-                if let Some(pointer) = row.direct() {
-                    return Rows { pointer: pointer.cast_mut(), stride: inner };
-                }
-            }
             let plain = t.spec.stride(0) == 1 && n.is_multiple_of(S::LANES);
             let bytes = t.dtype().bytes(n).unwrap_or(0);
             let row = |(page, slot): (u32, u32)| Row::at(t, page as usize * outer + slot as usize * inner + head);

@@ -25,10 +25,11 @@ use super::{
     super::{
         kernel::Args,
         product::{Left, Rows, Start, product},
-        row::{PAD, Row, padded},
+        row::{Row, padded},
         simd::Simd,
     },
     Job, Work,
+    few::{Lines, dots, values},
     place::Place,
     weights::{weights, weights_by_row},
 };
@@ -36,6 +37,8 @@ use crate::op::attention::Sizes;
 
 /// Keys of a tile.
 pub(super) const KEYS: usize = 64;
+/// Keys that meet a tile's rows at once where not all rows see them.
+const STEP: usize = 16;
 /// Query rows of a tile at most.
 pub(super) const ROWS: usize = 64;
 
@@ -173,6 +176,45 @@ impl Job {
         (start as usize).max(keys.start).min(end)..end
     }
 
+    /// Where the first of these keys are to end: at the last that all rows see, or, where not all rows see the first, after a few.
+    #[inline(always)]
+    fn step<S: Simd>(&self, _s: S, work: &Work, keys: Range<usize>) -> usize {
+        if self.invariant || work.rows <= S::LANES {
+            return keys.end;
+        }
+        let (nearest, furthest) = self.positions(work);
+        let (first, last) = (keys.start as i64, keys.end as i64);
+        let behind = self.op.window > 0 && first <= furthest - self.window();
+        let ahead = match (self.op.causal, self.op.window) {
+            (true, _) => nearest + 1 - first,
+            (false, 0) => last - first,
+            (false, _) => nearest + self.window() - first,
+        };
+        let few = ahead < STEP as i64;
+        keys.end.min(keys.start + if behind || few { STEP } else { ahead as usize })
+    }
+
+    /// The rows, in whole vectors, that see any of these keys.
+    #[inline(always)]
+    fn lanes<S: Simd>(&self, _s: S, work: &Work, keys: Range<usize>) -> Range<usize> {
+        let all = work.rows.next_multiple_of(S::LANES);
+        let base = work.position(0);
+        // The first row at a position or beyond.
+        let row = |position: i64| {
+            let row = (position - base).saturating_mul(self.group as i64) - work.first as i64;
+            (row.max(0) as usize).min(work.rows)
+        };
+        let (first, last, window) = (keys.start as i64, keys.end as i64 - 1, self.window());
+        let start = match (self.op.causal, self.op.window) {
+            (true, _) => row(first),
+            (false, 0) => 0,
+            (false, _) => row(first - window + 1),
+        };
+        let end = if self.op.window > 0 { row(last + window) } else { all };
+        let end = end.next_multiple_of(S::LANES).min(all);
+        (start - start % S::LANES).min(end)..end
+    }
+
     /// The window, no further than distances go.
     pub(super) fn window(&self) -> i64 {
         self.op.window.min(1 << 30) as i64
@@ -205,18 +247,32 @@ pub(super) unsafe fn tiles<S: Simd>(s: S, job: &Job, args: &Args, work: &Work, k
             first += KEYS;
             let place = Place::find(job, args, work, these.clone());
             let buffers = Buffers::new(job, memory, 0);
-            let k = place.read(s, &k, d, few, buffers.keys);
-            let v = place.read(s, &v, dv, few, buffers.values);
+            if few {
+                // One tile of rows, whose visible keys these are.
+                let k = place.lines(s, &k, d, buffers.keys);
+                let v = place.lines(s, &v, dv, buffers.values);
+                let tile = Tile { work: work.tile(0), keys: these, hidden: place.hidden, lanes: 0..0 };
+                meet_few(s, job, args, &tile, (&k, &v), buffers);
+                continue;
+            }
+            let k = place.read(s, &k, d, buffers.keys);
+            let v = place.read(s, &v, dv, buffers.values);
             for t in 0..work.tiles() {
                 let part = work.tile(t);
                 let seen = job.visible(&part, these.clone());
-                if seen.is_empty() {
-                    continue;
+                let mut at = seen.start;
+                while at < seen.end {
+                    let end = job.step(s, &part, at..seen.end);
+                    let skip = at - these.start;
+                    let tile = Tile {
+                        lanes: job.lanes(s, &part, at..end),
+                        work: work.tile(t),
+                        keys: at..end,
+                        hidden: place.hidden >> skip & (u64::MAX >> (KEYS - (end - at))),
+                    };
+                    meet(s, job, args, &tile, k.from(skip), v.from(skip), Buffers::new(job, memory, t));
+                    at = end;
                 }
-                let skip = seen.start - these.start;
-                let (k, v) = (k.from(skip), v.from(skip));
-                let tile = Tile { work: part, keys: seen, hidden: place.hidden >> skip, few };
-                meet(s, job, args, &tile, k, v, Buffers::new(job, memory, t));
             }
         }
     }
@@ -229,36 +285,44 @@ pub(super) struct Tile {
     pub(super) keys: Range<usize>,
     /// Bit i: key i takes no part at all.
     pub(super) hidden: u64,
-    few: bool,
+    /// Those of many rows, in whole vectors, that see any of the keys.
+    pub(super) lanes: Range<usize>,
 }
 
+/// Few rows meet keys.
+///
 /// # Safety
 /// `k` and `v` are the tile's keys' rows, the buffers its own.
 #[inline(always)]
-unsafe fn meet<S: Simd>(s: S, job: &Job, args: &Args, tile: &Tile, k: Rows, v: Rows, buffers: Buffers) {
-    let Sizes { d, dv, .. } = job.sizes;
-    let (count, own) = (tile.keys.len(), tile.work.rows);
-    let rows = own.next_multiple_of(S::LANES);
+unsafe fn meet_few<S: Simd>(s: S, job: &Job, args: &Args, tile: &Tile, (k, v): (&Lines, &Lines), buffers: Buffers) {
+    let (Sizes { d, dv, .. }, rows) = (job.sizes, tile.work.rows);
     let Buffers { queries, scores, out, decay, .. } = buffers;
-    let matrix = |pointer: *mut f32| Rows { pointer, stride: rows };
     // SAFETY: buffers are as long as their fields say.
     unsafe {
-        if tile.few {
-            dots(s, (count, own, d), k, queries, scores);
-        } else {
-            let left = Left { pointer: k.pointer, row: k.stride, column: 1 };
-            product(s, (count, rows, d), left, matrix(queries), matrix(scores), Start::Zero);
-        }
-        if tile.few {
-            weights_by_row(s, job, args, tile, buffers);
-            let left = Left { pointer: scores, row: KEYS, column: 1 };
-            let to = Rows { pointer: out, stride: padded(dv) };
-            product(s, (own, dv.next_multiple_of(S::LANES), count), left, v, to, Start::RowFactors(decay));
-        } else {
-            weights(s, job, args, tile, buffers);
-            let left = Left { pointer: v.pointer, row: 1, column: v.stride };
-            product(s, (dv, rows, count), left, matrix(scores), matrix(out), Start::Columns(decay));
-        }
+        dots(s, (rows, d), (k, v), queries, scores);
+        weights_by_row(s, job, args, tile, buffers);
+        values(s, (rows, dv), v, scores, decay, out);
+    }
+}
+
+/// Many rows meet keys.
+///
+/// # Safety
+/// As for `meet_few`.
+#[inline(always)]
+unsafe fn meet<S: Simd>(s: S, job: &Job, args: &Args, tile: &Tile, k: Rows, v: Rows, buffers: Buffers) {
+    let Sizes { d, dv, .. } = job.sizes;
+    let (count, first, lanes) = (tile.keys.len(), tile.lanes.start, tile.lanes.len());
+    let stride = tile.work.rows.next_multiple_of(S::LANES);
+    let Buffers { queries, scores, out, decay, .. } = buffers;
+    let matrix = |pointer: *mut f32| Rows { pointer: pointer.wrapping_add(first), stride };
+    // SAFETY: buffers are as long as their fields say, and have these lanes.
+    unsafe {
+        let left = Left { pointer: k.pointer, row: k.stride, column: 1 };
+        product(s, (count, lanes, d), left, matrix(queries), matrix(scores), Start::Zero);
+        weights(s, job, args, tile, buffers);
+        let left = Left { pointer: v.pointer, row: 1, column: v.stride };
+        product(s, (dv, lanes, count), left, matrix(scores), matrix(out), Start::Columns(decay.add(first)));
     }
 }
 
@@ -297,76 +361,4 @@ unsafe fn start<S: Simd>(s: S, job: &Job, args: &Args, work: &Work, few: bool, b
             }
         }
     }
-}
-
-/// `scores[row][key] = k[key] . queries[row]`, [`KEYS`] a row, for whole blocks of keys: what is beyond the last is its copy.
-///
-/// # Safety
-/// Keys and queries are padded with zeros to whole vectors.
-#[inline(always)]
-unsafe fn dots<S: Simd>(s: S, (keys, rows, d): (usize, usize, usize), k: Rows, queries: *const f32, scores: *mut f32) {
-    let mut r = 0;
-    while r < rows {
-        // SAFETY: r stays below rows.
-        unsafe {
-            let (q, to) = (queries.add(r * padded(d)), scores.add(r * KEYS));
-            // As many sums as a vector has lanes.
-            r += match (S::LANES, rows - r) {
-                (16, 4..) => dot_rows::<S, 4, 4>(s, (keys, d), k, q, to),
-                (16, 2..) => dot_rows::<S, 8, 2>(s, (keys, d), k, q, to),
-                (16, _) => dot_rows::<S, 16, 1>(s, (keys, d), k, q, to),
-                (8, 2..) => dot_rows::<S, 4, 2>(s, (keys, d), k, q, to),
-                (8, _) => dot_rows::<S, 8, 1>(s, (keys, d), k, q, to),
-                _ => dot_rows::<S, 1, 1>(s, (keys, d), k, q, to),
-            }
-        }
-    }
-}
-
-/// R rows, K keys at a time.
-///
-/// # Safety
-/// As for `dots`.
-#[inline(always)]
-unsafe fn dot_rows<S: Simd, const K: usize, const R: usize>(
-    s: S,
-    (keys, d): (usize, usize),
-    k: Rows,
-    queries: *const f32,
-    scores: *mut f32,
-) -> usize {
-    for first in (0..keys).step_by(K) {
-        let mut sums = [[s.zero(); K]; R];
-        // SAFETY: the caller's promise; KEYS is a multiple of K.
-        unsafe {
-            let row: [*const f32; K] =
-                std::array::from_fn(|i| k.pointer.add((first + i).min(keys - 1) * k.stride).cast_const());
-            for p in (0..d).step_by(S::LANES) {
-                let mut right = [s.zero(); R];
-                for (r, right) in right.iter_mut().enumerate() {
-                    *right = s.load(queries.add(r * padded(d) + p));
-                }
-                for (i, row) in row.iter().enumerate() {
-                    let left = s.load(row.add(p));
-                    for (sums, &right) in sums.iter_mut().zip(&right) {
-                        sums[i] = s.fma(left, right, sums[i]);
-                    }
-                }
-            }
-            if K * R == S::LANES {
-                let mut all = [0f32; PAD];
-                s.sums(sums.as_ptr().cast(), all.as_mut_ptr());
-                for r in 0..R {
-                    scores.add(r * KEYS + first).copy_from_nonoverlapping(all.as_ptr().add(r * K), K);
-                }
-            } else {
-                for (r, sums) in sums.iter().enumerate() {
-                    for (i, &sum) in sums.iter().enumerate() {
-                        *scores.add(r * KEYS + first + i) = s.sum(sum);
-                    }
-                }
-            }
-        }
-    }
-    R
 }

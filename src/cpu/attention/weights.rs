@@ -23,6 +23,8 @@ struct Rule<'a> {
     /// Some row of the tile does not see one of its keys: those too new for it, those too far from it.
     too_new: bool,
     too_far: bool,
+    /// Scores are dot products times the scale.
+    plain: bool,
 }
 
 impl Rule<'_> {
@@ -30,7 +32,9 @@ impl Rule<'_> {
         let (op, window, first, last) = (&job.op, job.window(), tile.keys.start as i64, tile.keys.end as i64 - 1);
         let (nearest, furthest) = job.positions(&tile.work);
         let too_far = op.window > 0 && (furthest - first >= window || last - nearest >= window);
-        Rule { op, window, too_new: op.causal && last > nearest, too_far }
+        let too_new = op.causal && last > nearest;
+        let bare = op.softcap.is_zero() && op.alibi.is_none() && op.mask.is_none();
+        Rule { op, window, too_new, too_far, plain: bare && !too_new && !too_far }
     }
 
     /// `distance` is how far the key lies behind the query, `added` the mask's entries.
@@ -70,23 +74,38 @@ impl Rule<'_> {
 /// As for `meet`; the dot products are there.
 #[inline(always)]
 pub(super) unsafe fn weights<S: Simd>(s: S, job: &Job, args: &Args, tile: &Tile, buffers: Buffers) {
-    let Buffers { scores, mask, largest, sum, decay, slopes, positions, .. } = buffers;
+    let Buffers { scores, mask, largest, slopes, positions, .. } = buffers;
     let (count, first, rule) = (tile.keys.len(), tile.keys.start as i64, Rule::new(job, tile));
     let rows = tile.work.rows.next_multiple_of(S::LANES);
     let (nothing, masked) = (s.splat(f32::NEG_INFINITY), job.op.mask.is_some());
     // SAFETY: whole vectors inside the buffers.
     unsafe {
         if let Some(t) = args.get("mask") {
-            for r in 0..rows {
+            for r in tile.lanes.clone() {
                 mask_row(s, job, &t, tile, r.min(tile.work.rows - 1), buffers.row);
                 for key in 0..count {
                     *mask.add(key * rows + r) = *buffers.row.add(key);
                 }
             }
         }
-        for lane in (0..rows).step_by(S::LANES) {
+        for lane in tile.lanes.clone().step_by(S::LANES) {
             let before = s.load(largest.add(lane));
             let mut now = before;
+            if rule.plain && tile.hidden == 0 {
+                // Only the maximum needs the scores now: the weights' exponents are made of the dot products.
+                let (scale, mut other, mut i) = (s.splat(rule.op.score_scale()), now, 0);
+                while i + 2 <= count {
+                    now = s.max(s.mul(s.load(scores.add(i * rows + lane)), scale), now); // NaN is left to the sum
+                    other = s.max(s.mul(s.load(scores.add((i + 1) * rows + lane)), scale), other);
+                    i += 2;
+                }
+                if i < count {
+                    now = s.max(s.mul(s.load(scores.add(i * rows + lane)), scale), now);
+                }
+                now = s.max(now, other);
+                exponents(s, (count, rows), scores.add(lane), (before, now), scale, buffers, lane);
+                continue;
+            }
             let position = load_i(s, positions.add(lane).cast());
             let slope = s.load(slopes.add(lane));
             for i in 0..count {
@@ -100,20 +119,43 @@ pub(super) unsafe fn weights<S: Simd>(s: S, job: &Job, args: &Args, tile: &Tile,
                 s.store(at, score);
                 now = s.max(score, now); // NaN is left to the sum
             }
-            // Rows that have seen nothing yet: every weight is 0 whatever is subtracted.
-            let shift = s.select(s.eq(now, nothing), s.zero(), now);
-            let factor = math::exp(s, s.sub(before, shift));
-            let mut total = s.mul(s.load(sum.add(lane)), factor);
-            for i in 0..count {
-                let at = scores.add(i * rows + lane);
-                let weight = math::exp_flushed(s, s.sub(s.load(at), shift));
-                total = s.add(total, weight);
-                s.store(at, weight);
-            }
-            s.store(largest.add(lane), now);
-            s.store(sum.add(lane), total);
-            s.store(decay.add(lane), factor);
+            exponents(s, (count, rows), scores.add(lane), (before, now), s.splat(1.0), buffers, lane);
         }
+    }
+}
+
+/// Turns a vector of rows' scores, once they are multiplied by `scale`, into weights.
+///
+/// # Safety
+/// As for `weights`; `scores` holds `count` vectors, `rows` apart.
+#[inline(always)]
+unsafe fn exponents<S: Simd>(
+    s: S,
+    (count, rows): (usize, usize),
+    scores: *mut f32,
+    (before, now): (S::F, S::F),
+    scale: S::F,
+    buffers: Buffers,
+    lane: usize,
+) {
+    let Buffers { largest, sum, decay, .. } = buffers;
+    let log2_e = s.splat(std::f32::consts::LOG2_E);
+    // Rows that have seen nothing yet: every weight is 0 whatever is subtracted.
+    let shift = s.select(s.eq(now, s.splat(f32::NEG_INFINITY)), s.zero(), now);
+    let factor = math::exp2_flushed(s, s.mul(s.sub(before, shift), log2_e));
+    let (scale, shift) = (s.mul(scale, log2_e), s.neg(s.mul(shift, log2_e)));
+    let mut total = s.zero();
+    // SAFETY: the caller's promise.
+    unsafe {
+        for i in 0..count {
+            let at = scores.add(i * rows);
+            let weight = math::exp2_flushed(s, s.fma(s.load(at), scale, shift));
+            total = s.add(total, weight);
+            s.store(at, weight);
+        }
+        s.store(largest.add(lane), now);
+        s.store(sum.add(lane), s.fma(s.load(sum.add(lane)), factor, total));
+        s.store(decay.add(lane), factor);
     }
 }
 
@@ -154,10 +196,11 @@ pub(super) unsafe fn weights_by_row<S: Simd>(s: S, job: &Job, args: &Args, tile:
             }
             let now = s.max_lane(most);
             let shift = s.splat(if now == f32::NEG_INFINITY { 0.0 } else { now });
-            let factor = s.max_lane(math::exp(s, s.sub(s.splat(*largest), shift)));
-            let mut total = s.zero();
+            let log2_e = s.splat(std::f32::consts::LOG2_E);
+            let factor = s.max_lane(math::exp2_flushed(s, s.mul(s.sub(s.splat(*largest), shift), log2_e)));
+            let (mut total, shift) = (s.zero(), s.neg(s.mul(shift, log2_e)));
             for i in (0..count).step_by(S::LANES) {
-                let weight = math::exp_flushed(s, s.sub(s.load(scores.add(i)), shift));
+                let weight = math::exp2_flushed(s, s.fma(s.load(scores.add(i)), log2_e, shift));
                 total = s.add(total, weight);
                 s.store(scores.add(i), weight);
             }
