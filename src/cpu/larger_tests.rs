@@ -21,7 +21,11 @@ const LARGER: &[&str] = &[
      lse=f32:2x170 causal=true",
     "attention q=f32:2x90x4x16 k=f32:9x16x2x16 v=f32:9x16x2x16 out=f32:2x90x4x16 kv_len=i32:2 block_table=i32:2x7 \
      causal=true softcap=5.0",
+    // windows that cut tiles of several vectors of rows at both ends
+    "attention q=f32:1x100x4x32 k=f32:1x180x2x32 v=f32:1x180x2x32 out=f32:1x100x4x32 window=20 causal=true",
+    "attention q=f32:1x130x1x32 k=f32:1x130x1x32 v=f32:1x130x1x32 out=f32:1x130x1x32 window=9 lse=f32:1x1x130",
     // few rows against keys of several ranges
+    "attention q=f32:2x1x6x96 k=q8_0:40x16x3x96 v=bf16:40x16x3x96 out=f32:2x1x6x96 kv_len=i32:2 block_table=i32:2x20 causal=true",
     "attention q=f32:1x1x8x64 k=f16:1x1500x2x64 v=f16:1x1500x2x64 out=f32:1x1x8x64 lse=f32:1x8x1 sinks=f32:8 causal=true",
     "attention q=f32:2x3x4x72 k=f32:2x700x2x72 v=f32:2x700x2x72 out=f32:2x3x4x72 kv_len=i32:2 alibi=f32:4 causal=true",
     "attention q=f32:1x1x14x32 k=f8e4m3:60x16x2x32 v=f8e5m2:60x16x2x32 out=f32:1x1x14x32 kv_len=i32:1 \
@@ -71,6 +75,7 @@ const LARGER: &[&str] = &[
     "selective_scan x=f32:2x20x150 dt=f32:2x20x150 a=f32:150x16 b=f32:2x20x16 c=f32:2x20x16 out=f32:2x20x150 d=f32:150 \
      dt_bias=f32:150 z=f32:2x20x150 state=f32:2x150x16 softplus=true",
     "linear_attention q=f32:2x75x3x40 k=f32:2x75x3x40 v=f32:2x75x3x24 omega=f32:40x50 out=f32:2x75x3x24 lengths=i32:2",
+    "linear_attention q=f32:2x75x3x40 k=f32:2x75x3x40 v=f32:2x75x3x24 omega=f32:40x50 out=f32:2x75x3x24 lengths=i32:2 causal=true",
 ];
 
 fn device(isa: Isa, threads: usize) -> Cpu {

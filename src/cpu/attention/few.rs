@@ -3,6 +3,10 @@
 //! Each key is loaded once for up to four rows: blocks of K keys by R rows of dot products, as many as a vector has lanes, whose
 //! sums are then taken together; and blocks of R rows by NV vectors of values. Keys are asked for some rows ahead, values while their
 //! keys are multiplied: rows lie a stride apart, where the processor itself looks ahead little.
+//!
+//! One row of 32 heads by 8 kv heads of 128, 4096 keys, one thread, AVX-512, on a machine shared with others, in turns with what was
+//! before (rows decoded into a buffer, f32 read in place but not asked for): f16 2.3 and 3.7 to 1.4 and 1.7 ms, f32 4.5 and 5.9 to 3.0 and
+//! 3.0, q8_0 2.9 and 3.7 to 2.1 and 2.0; 512 keys in f16 0.26 and 0.37 to 0.19 and 0.17. A plain sum read 18 GB/s there.
 
 use half::{bf16, f16};
 
