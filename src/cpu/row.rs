@@ -67,6 +67,12 @@ impl Row {
         self.pointer
     }
 
+    /// The row's elements where they are f32 side by side.
+    #[inline(always)]
+    pub(crate) fn direct(self) -> Option<*const f32> {
+        (self.dtype == DType::F32 && self.stride == 1).then_some(self.pointer.cast_const().cast())
+    }
+
     /// Copies the row's first `n` elements to `to`, with zeros up to the next whole vector of `s`.
     ///
     /// # Safety
