@@ -6,6 +6,8 @@
 // `element`: a thread per output: integer products, which wrap.
 // `grouped`: rows of x are sorted by expert; a tile's rows all belong to one.
 
+#if whole
+#else
 fn finish(b: u32, i: u32, j: u32, product: f32, up: f32) {
     var y = product;
 #if x_scale
@@ -30,6 +32,7 @@ fn finish(b: u32, i: u32, j: u32, product: f32, up: f32) {
 #end
     store_out(at_out(b) + i * p.out_t1 + j * p.out_t0, y);
 }
+#end
 
 #if grouped
 // The end of expert g - 1's rows, `begin` being where they begin.
