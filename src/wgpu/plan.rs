@@ -12,7 +12,7 @@ use crate::{
 };
 
 use super::{
-    queue::{self, Dispatch, Queue},
+    queue::{self, Bound, Dispatch, Queue, Table},
     shader::Kernel,
 };
 
@@ -35,7 +35,7 @@ pub(super) struct Compiled {
     operands: Vec<Operand>,
     params: Vec<u32>,
     grid: (usize, usize),
-    table: Option<wgpu::Buffer>,
+    table: Option<Table>,
     determinism: Determinism,
     align: usize,
 }
@@ -110,29 +110,21 @@ impl Plan for Compiled {
             return Ok(());
         }
         let mut params = self.params.clone();
-        let mut entries = Vec::with_capacity(args.len() + 1);
+        let mut bound = Vec::with_capacity(args.len() + 1);
         for (i, (o, view)) in self.operands.iter().zip(args).enumerate() {
             // A binding begins at a multiple of `align`; the rest of the offset is the shader's to add.
             let begin = if o.span == 0 { 0 } else { view.offset() / self.align * self.align };
             let rest = if o.span == 0 { 0 } else { view.offset() - begin };
             params[Kernel::FIRST_AT + i] = (rest / o.unit) as u32;
-            let size = wgpu::BufferSize::new((rest + o.span).max(4).next_multiple_of(4) as u64);
-            let binding =
-                wgpu::BufferBinding { buffer: queue::raw(view, self.queue.token)?, offset: begin as u64, size };
-            entries.push(wgpu::BindGroupEntry { binding: i as u32, resource: wgpu::BindingResource::Buffer(binding) });
+            let size = (rest + o.span).max(4).next_multiple_of(4);
+            let buffer = queue::own(view, self.queue.token)?;
+            bound.push(Bound { raw: &buffer.raw, id: buffer.life.id, begin, size });
         }
-        if let Some(table) = &self.table {
-            entries.push(wgpu::BindGroupEntry { binding: args.len() as u32, resource: table.as_entire_binding() });
-        }
-        let group = self.queue.device.create_bind_group(&wgpu::BindGroupDescriptor {
-            label: Some(&self.name),
-            layout: &self.pipeline.get_bind_group_layout(0),
-            entries: &entries,
-        });
+        bound.extend(self.table.as_ref().map(Table::bound));
         self.queue.record(Dispatch {
             name: &self.name,
             pipeline: &self.pipeline,
-            group: &group,
+            bound: &bound,
             params: &params,
             grid: self.grid,
         })

@@ -3,7 +3,13 @@
 //! Every call of wgpu's is made under the queue's lock, and wgpu's errors arrive synchronously in a handler, so whatever the
 //! handler holds after a call belongs to that call.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+};
 
 use crate::{
     backend::{Buffer, RawBuffer, Token, View},
@@ -26,6 +32,7 @@ pub(super) struct GpuBuffer {
     len: usize,
     token: Token,
     account: Arc<Account>,
+    pub(super) life: Life,
 }
 
 impl RawBuffer for GpuBuffer {
@@ -43,6 +50,53 @@ impl Drop for GpuBuffer {
         self.account.give_back(self.raw.size() as usize); // wgpu itself keeps the memory until the device is done with it
     }
 }
+
+/// Names a buffer in the bindings that are kept, and says when they need not be kept any more.
+#[derive(Debug)]
+pub(super) struct Life {
+    pub(super) id: u64,
+    dead: Arc<Mutex<Vec<u64>>>,
+}
+
+impl Life {
+    fn new(dead: &Arc<Mutex<Vec<u64>>>) -> Life {
+        static NEXT: AtomicU64 = AtomicU64::new(1);
+        Life { id: NEXT.fetch_add(1, Ordering::Relaxed), dead: dead.clone() }
+    }
+}
+
+impl Drop for Life {
+    fn drop(&mut self) {
+        lock(&self.dead).push(self.id);
+    }
+}
+
+/// A constant table of a kernel's.
+#[derive(Debug)]
+pub(super) struct Table {
+    raw: wgpu::Buffer,
+    life: Life,
+}
+
+/// One operand bound: a buffer, where the binding begins, and its length.
+pub(super) struct Bound<'a> {
+    pub(super) raw: &'a wgpu::Buffer,
+    pub(super) id: u64,
+    pub(super) begin: usize,
+    pub(super) size: usize,
+}
+
+impl Table {
+    pub(super) fn bound(&self) -> Bound<'_> {
+        Bound { raw: &self.raw, id: self.life.id, begin: 0, size: self.raw.size() as usize }
+    }
+}
+
+/// The bindings of a launch: what they are kept by.
+type Bindings = Vec<(u64, usize, usize)>;
+
+/// Bindings kept at most.
+const KEPT: usize = 4096;
 
 /// What went wrong, as the device's handlers report it.
 #[derive(Debug, Default)]
@@ -64,6 +118,7 @@ struct State {
     params: Vec<u8>,
     names: Vec<Arc<str>>,
     staging: Option<wgpu::Buffer>,
+    groups: HashMap<Bindings, wgpu::BindGroup>,
 }
 
 /// An open device and its queue.
@@ -79,6 +134,8 @@ pub(super) struct Queue {
     params_group: wgpu::BindGroup,
     params_layout: wgpu::BindGroupLayout,
     state: Mutex<State>,
+    dead: Arc<Mutex<Vec<u64>>>,
+    layouts: Mutex<HashMap<usize, wgpu::BindGroupLayout>>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -89,7 +146,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 pub(super) struct Dispatch<'a> {
     pub(super) name: &'a Arc<str>,
     pub(super) pipeline: &'a wgpu::ComputePipeline,
-    pub(super) group: &'a wgpu::BindGroup,
+    pub(super) bound: &'a [Bound<'a>],
     pub(super) params: &'a [u32],
     pub(super) grid: (usize, usize),
 }
@@ -146,6 +203,8 @@ impl Queue {
             params_group,
             params_layout,
             state: Mutex::default(),
+            dead: Arc::default(),
+            layouts: Mutex::default(),
         };
         queue.check("opening the device", 0)?;
         Ok(queue)
@@ -172,7 +231,8 @@ impl Queue {
 
     /// Zeroed memory (wgpu clears what a shader or a copy would see uninitialized).
     pub(super) fn alloc(&self, bytes: usize) -> Result<Buffer> {
-        let _state = lock(&self.state);
+        let mut state = lock(&self.state);
+        self.forget(&mut state);
         self.check("allocating", bytes)?;
         let padded = bytes.max(1).checked_next_multiple_of(64).unwrap_or(usize::MAX);
         let largest = self.device.limits().max_buffer_size;
@@ -183,23 +243,22 @@ impl Queue {
         self.account.take(padded)?;
         let usage = wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC | wgpu::BufferUsages::COPY_DST;
         let raw = self.buffer(padded, usage).inspect_err(|_| self.account.give_back(padded))?;
-        Ok(Arc::new(GpuBuffer { raw, len: bytes, token: self.token, account: self.account.clone() }))
+        let (account, life) = (self.account.clone(), Life::new(&self.dead));
+        Ok(Arc::new(GpuBuffer { raw, len: bytes, token: self.token, account, life }))
     }
 
     /// A constant table of a kernel's.
-    pub(super) fn table(&self, words: &[u32]) -> Result<wgpu::Buffer> {
+    pub(super) fn table(&self, words: &[u32]) -> Result<Table> {
         let _state = lock(&self.state);
         let bytes: &[u8] = bytemuck::cast_slice(words);
         let raw = self.buffer(bytes.len(), wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_DST)?;
         self.queue.write_buffer(&raw, 0, bytes);
         self.check("writing a table", bytes.len())?;
-        Ok(raw)
+        Ok(Table { raw, life: Life::new(&self.dead) })
     }
 
-    /// Compiles a shader whose bindings are `bindings` read-write storage buffers.
-    pub(super) fn compile(&self, name: &str, source: String, bindings: usize) -> Result<wgpu::ComputePipeline> {
-        let _state = lock(&self.state);
-        self.check(name, 0)?;
+    /// The layout of `bindings` operands, the same for all kernels, so that they share what is bound.
+    fn layout(&self, bindings: usize) -> wgpu::BindGroupLayout {
         let entry = |binding: usize| wgpu::BindGroupLayoutEntry {
             binding: binding as u32,
             visibility: wgpu::ShaderStages::COMPUTE,
@@ -210,10 +269,52 @@ impl Queue {
             },
             count: None,
         };
-        let operands = self.device.create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor {
-            label: Some(name),
-            entries: &(0..bindings).map(entry).collect::<Vec<_>>(),
-        });
+        let make = || {
+            self.device.create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor {
+                label: Some("operands"),
+                entries: &(0..bindings).map(entry).collect::<Vec<_>>(),
+            })
+        };
+        lock(&self.layouts).entry(bindings).or_insert_with(make).clone()
+    }
+
+    /// Lets go of bindings whose buffers are gone, which would keep the memory.
+    fn forget(&self, state: &mut State) {
+        let dead = std::mem::take(&mut *lock(&self.dead));
+        if !dead.is_empty() {
+            state.groups.retain(|bound, _| bound.iter().all(|b| !dead.contains(&b.0)));
+        }
+        if state.groups.len() >= KEPT {
+            state.groups.clear();
+        }
+    }
+
+    /// The operands bound, as they were before where the same were.
+    fn group(&self, state: &mut State, bound: &[Bound<'_>]) -> wgpu::BindGroup {
+        let key: Bindings = bound.iter().map(|b| (b.id, b.begin, b.size)).collect();
+        let make = || {
+            let entries = bound.iter().enumerate().map(|(i, b)| wgpu::BindGroupEntry {
+                binding: i as u32,
+                resource: wgpu::BindingResource::Buffer(wgpu::BufferBinding {
+                    buffer: b.raw,
+                    offset: b.begin as u64,
+                    size: wgpu::BufferSize::new(b.size as u64),
+                }),
+            });
+            self.device.create_bind_group(&wgpu::BindGroupDescriptor {
+                label: Some("operands"),
+                layout: &self.layout(bound.len()),
+                entries: &entries.collect::<Vec<_>>(),
+            })
+        };
+        state.groups.entry(key).or_insert_with(make).clone()
+    }
+
+    /// Compiles a shader whose bindings are `bindings` read-write storage buffers.
+    pub(super) fn compile(&self, name: &str, source: String, bindings: usize) -> Result<wgpu::ComputePipeline> {
+        let _state = lock(&self.state);
+        self.check(name, 0)?;
+        let operands = self.layout(bindings);
         let layout = self.device.create_pipeline_layout(&wgpu::PipelineLayoutDescriptor {
             label: Some(name),
             bind_group_layouts: &[Some(&operands), Some(&self.params_layout)],
@@ -244,6 +345,8 @@ impl Queue {
         let mut state = lock(&self.state);
         let state = &mut *state;
         self.check(launch.name, 0)?;
+        self.forget(state);
+        let group = self.group(state, launch.bound);
         let recording = state.recording.get_or_insert_with(|| {
             let mut encoder = self.device.create_command_encoder(&Default::default());
             let pass = encoder.begin_compute_pass(&Default::default()).forget_lifetime();
@@ -255,7 +358,7 @@ impl Queue {
         state.names.push(launch.name.clone());
         let pass = &mut recording.pass;
         pass.set_pipeline(launch.pipeline);
-        pass.set_bind_group(0, launch.group, &[]);
+        pass.set_bind_group(0, &group, &[]);
         pass.set_bind_group(1, &self.params_group, &[offset as u32]);
         pass.dispatch_workgroups(launch.grid.0 as u32, launch.grid.1 as u32, 1);
         if state.names.len() == BATCH { self.flush(state) } else { Ok(()) }
@@ -374,10 +477,12 @@ fn same_length(view: &View, len: usize, token: Token) -> Result<&wgpu::Buffer> {
 }
 
 /// The raw buffer of a view of the device `token`.
-pub(super) fn raw(view: &View, token: Token) -> Result<&wgpu::Buffer> {
+fn raw(view: &View, token: Token) -> Result<&wgpu::Buffer> {
+    own(view, token).map(|b| &b.raw)
+}
+
+/// A view's buffer as this backend's own type.
+pub(super) fn own(view: &View, token: Token) -> Result<&GpuBuffer> {
     let buffer: Option<&GpuBuffer> = view.downcast();
-    buffer
-        .filter(|b| b.token == token)
-        .map(|b| &b.raw)
-        .ok_or_else(|| Error::invalid("view", "not a buffer of this device"))
+    buffer.filter(|b| b.token == token).ok_or_else(|| Error::invalid("view", "not a buffer of this device"))
 }

@@ -104,3 +104,28 @@ fn a_pipeline_is_built_once_for_all_extents() {
     assert!(each.as_micros() < 2000, "{each:?} for a known class");
     assert!(plans.iter().all(|p| p.name() == "wgpu-f32-q8_0-tiled8"));
 }
+
+/// Recording, not computing: what a launch costs the caller, its share of a batch's submission included. The limit is a wide one, for
+/// machines with other work.
+#[test]
+fn a_launch_costs_the_host_little() {
+    for device in devices() {
+        let op: Op = "elementwise a=f32:64 b=f32:64 out=f32:64".parse().unwrap();
+        let plan = device.plan(&op).unwrap().remove(0);
+        let args: Vec<View> = (0..3).map(|_| View::whole(device.alloc(256).unwrap())).collect();
+        // SAFETY: the operands of the plan's operation, of its device, apart from each other and long enough.
+        let launch = || unsafe { plan.launch(&args, None) }.unwrap();
+        (0..256).for_each(|_| launch());
+        device.sync().unwrap();
+        let best = (0..8).map(|_| {
+            let start = std::time::Instant::now();
+            (0..512).for_each(|_| launch());
+            let each = start.elapsed() / 512;
+            device.sync().unwrap();
+            each
+        });
+        let best = best.min().unwrap();
+        eprintln!("{}: {best:?} of host time per launch", device.info());
+        assert!(best.as_micros() < 200, "{best:?}");
+    }
+}
