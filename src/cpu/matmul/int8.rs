@@ -26,6 +26,8 @@ use super::{
 };
 use crate::{cpu::simd::Simd, dtype::DType};
 
+/// Rows of a strip; the lower ones divide it.
+pub(super) const TALLEST: usize = 12;
 /// The most groups of a block.
 const GROUPS: usize = 8;
 /// What makes weights unsigned.

@@ -2,13 +2,13 @@
 //! way; tasks are blocks of columns (and of rows, where columns are few), so that each panel is decoded once.
 //!
 //! ```text
-//! scratch: | x in f32: [blocks of k][rows][BLOCK] | per thread: panel [BLOCK][PANEL], sums [rows][COLUMNS], and those of `up` |
+//! scratch: | x in f32: [blocks of k][strips][BLOCK][height] | per thread: panel [BLOCK][PANEL], sums [rows][COLUMNS], and those of `up` |
 //! ```
 //!
 //! Five kernels: `panel` reads weights packed in panels, for any number of rows; `plain` decodes panels from any weight; `rows`
 //! is for few rows, dot by dot; [`int8`] and [`int8_rows`] are for quantized weights under `Numerics::Fast`. One thread with
-//! AVX-512, of the multiply-adds measured by `peaks`: f32 at 1024 cubed 73 % from panels and 66 % plain; 512 rows by q4_k of
-//! 2048 squared 68 %. Tried and lost: 512 rows of x at once (61 %).
+//! AVX-512, of the multiply-adds measured by `peaks`, with strips of 12 rows: f32 at 1024 cubed 73 % from panels and 66 % plain;
+//! 512 rows by q4_k of 2048 squared 68 %. Tried and lost: 512 rows of x at once (61 %).
 //!
 //! All ways but those by rows add up in one order whatever the shape ([`tile`]): batch-invariant.
 

@@ -1,9 +1,11 @@
 //! One matrix product, cut into tasks.
 
+use std::{mem::MaybeUninit, ops::Range};
+
 use super::{
     epilogue::{COLUMNS, Epilogue},
     int8, int8_rows, rows,
-    tile::{self, BLOCK, PANEL, Tile},
+    tile::{self, BLOCK, PANEL, TALLEST, Tile},
     weight::Weight,
 };
 use crate::{
@@ -13,6 +15,7 @@ use crate::{
         pool::Pool,
         simd::{Element, Simd, element, simd},
     },
+    dtype::DType,
     op::Determinism,
 };
 
@@ -83,11 +86,12 @@ pub(crate) struct Job<'a> {
 /// Bytes of x that should stay in the caches.
 const CHUNK_BYTES: usize = 8 << 20;
 /// Rows that make good use of the second cache. Decoding a panel pays off over more of them than reading one.
-const PANEL_ROWS: usize = 192;
-const PLAIN_ROWS: usize = 384;
+const PANEL_ROWS: usize = 224;
+const PLAIN_ROWS: usize = 392;
 const INT8_ROWS: usize = 516;
-/// A multiple of every strip's height.
-const STRIP: usize = 12;
+/// Strips of x by a panel of halves: from so many on, the panel is converted to f32 first. (Converting takes some 4 of the 30
+/// instructions of a step; it pays from the second or third strip on by that count.)
+const CONVERT: usize = 3;
 
 impl Product {
     /// For up to `m` rows; `gated` products have two factors.
@@ -99,19 +103,21 @@ impl Product {
             Way::Int8 => (INT8_ROWS, size_of::<int8::Row>()),
             Way::Int8Rows => (PLAIN_ROWS, size_of::<int8_rows::Block>()),
         };
-        let chunk = (CHUNK_BYTES / (blocks * block_bytes)).next_multiple_of(STRIP).min(rows).min(m).max(1);
+        let chunk = (CHUNK_BYTES / (blocks * block_bytes)).next_multiple_of(TALLEST).min(rows).min(m).max(1);
         let small = m.saturating_mul(n).saturating_mul(k) < 64 << 10;
         // Enough tasks for every thread, columns first: each panel is then decoded once.
         let panels = n.div_ceil(PANEL).max(1);
         let columns = (panels / (3 * threads)).clamp(1, COLUMNS / PANEL) * PANEL;
         let across = n.div_ceil(columns).max(1);
         let parts = if small || matches!(way, Way::Rows | Way::Int8Rows) { 1 } else { (2 * threads).div_ceil(across) };
-        let part = chunk.div_ceil(parts).next_multiple_of(STRIP).min(chunk.max(1));
+        let part = chunk.div_ceil(parts).next_multiple_of(if way == Way::Int8 { int8::TALLEST } else { TALLEST });
         Product { blocks, block_bytes, chunk, part, columns, threads, factors: 1 + usize::from(gated), small }
     }
 
     fn x_bytes(&self) -> usize {
-        (self.blocks * self.chunk * self.block_bytes).next_multiple_of(64)
+        // Strips are rounded up in height (see `tile::height`) and have a few numbers behind them.
+        let rows = self.chunk + self.chunk / 4 + TALLEST + 2;
+        (self.blocks * rows * self.block_bytes).next_multiple_of(64)
     }
 
     fn sums_bytes(&self) -> usize {
@@ -133,21 +139,38 @@ impl Product {
         let across = n.div_ceil(self.columns);
         for chunk in (0..job.rows).step_by(self.chunk) {
             let rows = self.chunk.min(job.rows - chunk);
-            self.each(pool, rows.div_ceil(16), |task, _| {
-                for i in task * 16..rows.min(task * 16 + 16) {
-                    // SAFETY: row i has its own place in scratch memory.
-                    simd!(args.isa, s => unsafe { self.convert(s, way, job, chunk + i, args.scratch(), i) });
-                }
-            });
-            let parts = rows.div_ceil(self.part);
+            let mut part = self.part;
+            let mut height = 1;
+            if matches!(way, Way::Panel | Way::Plain) {
+                height = simd!(args.isa, s => tile::height(s, rows));
+                part = part / height * height;
+                let strips = rows.div_ceil(height);
+                self.each(pool, strips * self.blocks, |task, _| {
+                    let (b, strip) = (task / strips, task % strips);
+                    let some = strip * height..rows.min(strip * height + height);
+                    // SAFETY: the strip has its own place in scratch memory.
+                    simd!(args.isa, s => unsafe {
+                        let to = args.scratch::<f32>().add(task * tile::strip_pitch(height));
+                        self.strip(s, job, chunk, some, b, height, to);
+                    });
+                });
+            } else {
+                self.each(pool, rows.div_ceil(16), |task, _| {
+                    for i in task * 16..rows.min(task * 16 + 16) {
+                        // SAFETY: row i has its own place in scratch memory.
+                        simd!(args.isa, s => unsafe { self.convert(s, way, job, chunk + i, args.scratch(), i) });
+                    }
+                });
+            }
+            let (all, parts) = (rows, rows.div_ceil(part));
             self.each(pool, across * parts, |task, thread| {
-                let (i, j) = (task % parts * self.part, task / parts * self.columns);
-                let (rows, columns) = (self.part.min(rows - i), self.columns.min(n - j));
+                let (i, j) = (task % parts * part, task / parts * self.columns);
+                let (rows, columns) = (part.min(rows - i), self.columns.min(n - j));
                 // SAFETY: x was converted before, each thread has its own part of scratch memory, and each task its own
                 // part of the output.
                 unsafe {
                     let own = args.scratch::<u8>().add(self.x_bytes() + thread * self.thread_bytes());
-                    let task = Task { job, x: args.scratch(), own, chunk, i, rows, j, columns };
+                    let task = Task { job, x: args.scratch(), own, chunk, all, height, i, rows, j, columns };
                     simd!(args.isa, s => match way {
                         Way::Rows | Way::Int8Rows => self.dots(s, way, &task),
                         Way::Int8 => self.integers(s, &task),
@@ -162,23 +185,53 @@ impl Product {
         if self.small { (0..tasks).for_each(|i| task(i, 0)) } else { pool.run(tasks, task) }
     }
 
-    /// Elements between rows, and between blocks, of x in scratch memory.
-    fn pitches(&self, way: Way) -> (usize, usize) {
-        if way == Way::Rows { (self.blocks * BLOCK, BLOCK) } else { (BLOCK, self.chunk * BLOCK) }
+    /// Block `b` of a strip of rows, which are counted from row `chunk` of the job; zeros beyond the rows and beyond k.
+    #[inline(always)]
+    #[expect(clippy::too_many_arguments, reason = "where from and where to")]
+    unsafe fn strip<S: Simd>(
+        &self,
+        s: S,
+        job: &Job,
+        chunk: usize,
+        rows: Range<usize>,
+        b: usize,
+        height: usize,
+        to: *mut f32,
+    ) {
+        let (x, p) = (job.x, b * BLOCK);
+        let len = BLOCK.min(x.spec.dim(0) - p.min(x.spec.dim(0)));
+        let mut values = MaybeUninit::<[[f32; BLOCK]; 16]>::uninit();
+        let values = values.as_mut_ptr().cast::<f32>();
+        // SAFETY: the rows exist, at most LANES of them; a strip of one row lies in scratch memory as in the buffer.
+        unsafe {
+            let lanes = if height == 1 { 1 } else { S::LANES };
+            let rows_at = if height == 1 { to } else { values };
+            for i in 0..lanes {
+                let (row, to) = (rows.start + i, rows_at.add(i * BLOCK));
+                let len = if row < rows.end { len } else { 0 };
+                if len > 0 {
+                    let from = x.at::<u8>(job.first + chunk + row, p);
+                    decode_strided(s, x.dtype(), from, x.spec.stride(0), to, len);
+                }
+                to.add(len).write_bytes(0, BLOCK - len);
+            }
+            if height > 1 {
+                tile::interleave(s, values, height, to);
+            }
+        }
     }
 
     /// Row `row` of the job to row `i` of scratch memory.
     #[inline(always)]
     unsafe fn convert<S: Simd>(&self, s: S, way: Way, job: &Job, row: usize, to: *mut u8, i: usize) {
         let (x, k) = (job.x, job.x.spec.dim(0));
-        let (pitch, block) = self.pitches(way);
         for (b, p) in (0..k).step_by(BLOCK).enumerate() {
             let len = BLOCK.min(k - p);
             // SAFETY: the row exists, and scratch memory has room for it.
             unsafe {
                 let from = x.at::<u8>(job.first + row, p);
-                if matches!(way, Way::Rows | Way::Panel | Way::Plain) {
-                    let to = to.cast::<f32>().add(i * pitch + b * block);
+                if way == Way::Rows {
+                    let to = to.cast::<f32>().add((i * self.blocks + b) * BLOCK);
                     decode_strided(s, x.dtype(), from, x.spec.stride(0), to, len);
                     continue;
                 }
@@ -196,7 +249,8 @@ impl Product {
 
     #[inline(always)]
     unsafe fn tiles<S: Simd>(&self, s: S, task: &Task) {
-        let (_, block) = self.pitches(Way::Plain);
+        let (height, pitch) = (task.height, tile::strip_pitch(task.height));
+        let (strips, all, first) = (task.rows.div_ceil(height), task.all.div_ceil(height), task.i / height);
         for f in 0..self.factors {
             let Some(w) = task.factor(f) else { continue };
             // SAFETY: the task's rows and columns exist; buffers are sized for them.
@@ -209,7 +263,7 @@ impl Product {
                 for (b, p) in (0..k).step_by(BLOCK).enumerate() {
                     let range = p..k.min(p + BLOCK);
                     let tile = Tile {
-                        a: task.x.add(b * block + task.i * BLOCK),
+                        a: task.x.add((b * all + first) * pitch),
                         b: panel as *const f32,
                         k: range.len(),
                         c: sums,
@@ -219,15 +273,17 @@ impl Product {
                     };
                     for j in (0..task.columns).step_by(PANEL) {
                         let tile = Tile { c: tile.c.add(j), ..tile };
-                        let ready =
-                            element!(w.tensor.dtype(), T => ready::<S, T>(s, w, task.j + j, p, task.rows, tile));
-                        if ready != Some(true) {
+                        let direct = strips < CONVERT || w.tensor.dtype() == DType::F32;
+                        let ready = direct.then(|| {
+                            element!(w.tensor.dtype(), T => ready::<S, T>(s, w, task.j + j, p, (strips, height), tile))
+                        });
+                        if ready.flatten() != Some(true) {
                             let range = range.clone();
                             s.outline(
                                 #[inline(always)]
                                 || w.panel(s, task.j + j, range, panel),
                             );
-                            tile::multiply(s, task.rows, tile);
+                            tile::multiply(s, strips, height, tile);
                         }
                     }
                 }
@@ -274,7 +330,7 @@ impl Product {
 
     #[inline(always)]
     unsafe fn dots<S: Simd>(&self, s: S, way: Way, task: &Task) {
-        let (pitch, _) = self.pitches(Way::Rows);
+        let pitch = self.blocks * BLOCK;
         for f in 0..self.factors {
             let Some(w) = task.factor(f) else { continue };
             // SAFETY: the task's rows and columns exist; buffers are sized for them.
@@ -320,6 +376,9 @@ struct Task<'a> {
     x: *const f32,
     own: *mut u8,
     chunk: usize,
+    /// Rows in scratch memory, in strips of this height.
+    all: usize,
+    height: usize,
     i: usize,
     rows: usize,
     j: usize,
@@ -334,10 +393,46 @@ impl<'a> Task<'a> {
 
 /// Multiplies with a panel that lies in memory as the tile reads it; false where it does not.
 #[inline(always)]
-unsafe fn ready<S: Simd, T: Element>(s: S, w: &Weight, j: usize, k: usize, rows: usize, tile: Tile<f32>) -> bool {
+unsafe fn ready<S: Simd, T: Element>(
+    s: S,
+    w: &Weight,
+    j: usize,
+    k: usize,
+    (strips, height): (usize, usize),
+    tile: Tile<f32>,
+) -> bool {
     let Some(b) = w.ready_panel::<T>(j, k) else { return false };
     let Tile { a, k, c, pitch, first, sum, .. } = tile;
     // SAFETY: the caller's tile, with another panel of the same extent.
-    unsafe { tile::multiply(s, rows, Tile { a, b, k, c, pitch, first, sum }) };
+    unsafe { tile::multiply(s, strips, height, Tile { a, b, k, c, pitch, first, sum }) };
     true
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cpu::simd::Isa;
+
+    /// Whatever the number of rows, also fewer than planned for: x has room, padding is less than a row for a strip of up to six
+    /// and two for higher ones, and more rows never are less work.
+    #[test]
+    fn strips_fit() {
+        for isa in Isa::available() {
+            for (way, m) in [(Way::Panel, 1), (Way::Panel, 3), (Way::Plain, 15), (Way::Panel, 200), (Way::Plain, 5000)]
+            {
+                let product = Product::new(2, way, (m, 4096, 600), false);
+                let mut before = 0;
+                for rows in 1..=product.chunk {
+                    let height = simd!(isa, s => tile::height(s, rows));
+                    let strips = rows.div_ceil(height);
+                    let work = strips * height;
+                    assert!(work >= rows && work < rows + strips * (1 + usize::from(height > 6)) + 1, "{rows}");
+                    assert!(product.blocks * strips * tile::strip_pitch(height) * 4 <= product.x_bytes(), "{rows}");
+                    assert!(product.part / height >= 1 && work <= product.chunk.next_multiple_of(TALLEST) + 2 * strips);
+                    assert!(work * 10 >= before * 9, "{} {rows}", isa.name());
+                    before = work;
+                }
+            }
+        }
+    }
 }
