@@ -2,8 +2,6 @@
 
 use std::sync::Arc;
 
-use cudarc::driver::CudaFunction;
-
 use crate::{
     backend::{Plan, View},
     dtype::DType,
@@ -12,7 +10,7 @@ use crate::{
 };
 
 use super::{
-    driver::{Device, Params},
+    driver::{Device, Function, Params},
     module::Modules,
 };
 
@@ -101,7 +99,7 @@ pub(super) struct Compiled {
     name: String,
     op: Op,
     device: Arc<Device>,
-    function: CudaFunction,
+    function: Arc<dyn Function>,
     params: Params,
     tensors: Vec<(usize, usize)>,
     blocks: u32,
@@ -132,6 +130,7 @@ impl Plan for Compiled {
         }
         // SAFETY: the caller promises that the views are the operation's operands, which the strides and extents in the
         // parameters were made from.
-        unsafe { self.device.launch(&self.name, &self.function, &params, self.blocks, self.threads) }
+        let launched = unsafe { self.function.launch(&params, self.blocks, self.threads) };
+        launched.map_err(|e| self.device.failed(&self.name, 0, e))
     }
 }

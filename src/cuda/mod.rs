@@ -3,10 +3,13 @@
 
 mod driver;
 mod elementwise;
+#[cfg(test)]
+mod interpreted;
 mod kernel;
 mod matmul;
 mod module;
 mod norm;
+mod nvidia;
 
 use std::sync::Arc;
 
@@ -18,12 +21,16 @@ use crate::{
     op::{Determinism, Op},
 };
 
-use self::{driver::Device, module::Modules};
+use self::{
+    driver::{Device, Driver},
+    module::Modules,
+    nvidia::Nvidia,
+};
 
 /// Opens every device. What cannot be opened, or the lack of any, is reported with the reason. Loads the driver.
 pub(crate) fn open_all(options: &OpenOptions) -> (Vec<Arc<dyn Backend>>, Vec<Absent>) {
     let absent = |why: String| Absent { backend: "cuda", why };
-    let count = match driver::count() {
+    let count = match nvidia::count() {
         Ok(count) => count,
         Err(why) => return (Vec::new(), vec![absent(why)]),
     };
@@ -54,11 +61,11 @@ fn open(ordinal: usize, options: &OpenOptions) -> Result<Cuda> {
     let kind = if integrated { Kind::IntegratedGpu } else { Kind::DiscreteGpu };
     let mut info = DeviceInfo::new("cuda", name, kind);
     info.id = format!("pci:{domain:04x}:{bus:02x}:{slot:02x}.0");
-    info.driver = format!("sm_{major}{minor}, driver for CUDA {}", driver::version().map_err(failed)?);
+    info.driver = format!("sm_{major}{minor}, driver for CUDA {}", nvidia::version().map_err(failed)?);
     let memory = context.total_mem().map_err(failed)?;
     (info.memory, info.max_buffer) = (memory as u64, memory);
-    let device = Arc::new(Device::open(info.to_string(), context, options.memory_limit)?);
-    Ok(Cuda { info, device, modules: Modules::default() })
+    let driver = Arc::new(Nvidia::open(context).map_err(failed)?);
+    Ok(Cuda::new(info, driver, options.memory_limit))
 }
 
 #[derive(Debug)]
@@ -66,6 +73,13 @@ struct Cuda {
     info: DeviceInfo,
     device: Arc<Device>,
     modules: Modules,
+}
+
+impl Cuda {
+    fn new(info: DeviceInfo, driver: Arc<dyn Driver>, limit: usize) -> Cuda {
+        let device = Arc::new(Device::new(info.to_string(), driver, limit));
+        Cuda { info, device, modules: Modules::default() }
+    }
 }
 
 impl Backend for Cuda {

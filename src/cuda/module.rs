@@ -2,25 +2,28 @@
 
 use std::{
     collections::HashMap,
-    sync::{Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError},
 };
-
-use cudarc::{driver::CudaFunction, nvrtc::Ptx};
 
 use crate::error::{Error, Result};
 
-use super::driver::Device;
+use super::driver::{Device, Function};
 
 /// `(FAMILY.sm_XX, text)` of `kernels/*.ptx`.
 pub(super) const KERNELS: &[(&str, &str)] = include!(concat!(env!("OUT_DIR"), "/kernels.rs"));
 
 /// A device's loaded kernels by family and entry.
 #[derive(Debug, Default)]
-pub(super) struct Modules(Mutex<HashMap<(&'static str, &'static str), CudaFunction>>);
+pub(super) struct Modules(Mutex<HashMap<(&'static str, &'static str), Arc<dyn Function>>>);
 
 impl Modules {
     /// The entry of a family's module.
-    pub(super) fn function(&self, device: &Device, family: &'static str, entry: &'static str) -> Result<CudaFunction> {
+    pub(super) fn function(
+        &self,
+        device: &Device,
+        family: &'static str,
+        entry: &'static str,
+    ) -> Result<Arc<dyn Function>> {
         let mut loaded = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(function) = loaded.get(&(family, entry)) {
             return Ok(function.clone());
@@ -28,8 +31,7 @@ impl Modules {
         let text = KERNELS.iter().find(|k| k.0.strip_suffix(".sm_80") == Some(family));
         let text = text.ok_or_else(|| Error::unsupported(family, "no PTX of this family is embedded"))?.1;
         let failed = |e| device.failed(&format!("loading {family}"), text.len(), e);
-        let module = device.context.load_module(Ptx::from_src(text)).map_err(failed)?;
-        let function = module.load_function(entry).map_err(failed)?;
+        let function = device.driver.load(text, entry).map_err(failed)?;
         loaded.insert((family, entry), function.clone());
         Ok(function)
     }

@@ -1,0 +1,240 @@
+//! NVIDIA's driver: found at run time, never linked. All calls into CUDA's own interface are made here.
+
+use std::{
+    ffi::c_int,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use cudarc::{
+    driver::{
+        CudaContext, CudaFunction, CudaStream, DeviceRepr, DriverError, LaunchConfig, PinnedHostSlice, PushKernelArg,
+        result, sys,
+    },
+    nvrtc::Ptx,
+};
+
+use super::driver::{Driver, Failure, Function, Params};
+
+/// CUDA 12.0: what the embedded PTX needs.
+const OLDEST_DRIVER: c_int = 12000;
+
+/// Pinned memory through which bytes go to and from the device.
+const STAGING: usize = 4 << 20;
+
+/// How many devices there are, or why there is none. The first call loads the driver's library; cudarc panics without one, so
+/// nothing of it is called before this has succeeded.
+pub(super) fn count() -> Result<usize, String> {
+    let names: &[&str] = if cfg!(windows) { &["nvcuda.dll"] } else { &["libcuda.so.1", "libcuda.so"] };
+    let mut missing = String::new();
+    // SAFETY: loading NVIDIA's driver runs its initializers, which is what it is for; it stays loaded.
+    let load = |name: &&str| unsafe { libloading::Library::new(*name) }.map_err(|e| missing = e.to_string()).ok();
+    let Some(library) = names.iter().find_map(load) else {
+        return Err(format!("no NVIDIA driver: {missing}"));
+    };
+    let library = std::mem::ManuallyDrop::new(library); // never unloaded: it keeps threads and exit handlers
+    type Init = unsafe extern "C" fn(u32) -> c_int;
+    type Get = unsafe extern "C" fn(*mut c_int) -> c_int;
+    // SAFETY: the names and types are those of cuda.h.
+    let symbols = unsafe {
+        let init = library.get::<Init>(b"cuInit\0");
+        init.and_then(|i| {
+            Ok((i, library.get::<Get>(b"cuDriverGetVersion\0")?, library.get::<Get>(b"cuDeviceGetCount\0")?))
+        })
+    };
+    let (init, version, devices) = symbols.map_err(|e| format!("libcuda is no CUDA driver: {e}"))?;
+    // SAFETY: cuInit's only argument must be 0.
+    let initialized = unsafe { init(0) };
+    if initialized != 0 {
+        return Err(format!("cuInit failed with {initialized}: {}", init_failure(initialized)));
+    }
+    let (mut found, mut number) = (0, 0);
+    // SAFETY: both write one int.
+    let codes = unsafe { (version(&mut found), devices(&mut number)) };
+    match codes {
+        (0, 0) if found < OLDEST_DRIVER => {
+            let (major, minor) = (found / 1000, found % 1000 / 10);
+            Err(format!("the driver is for CUDA {major}.{minor}, and 12.0 (R525) is the oldest that serves: update it"))
+        }
+        (0, 0) if number < 1 => Err("the driver finds no device".into()),
+        (0, 0) => Ok(number as usize),
+        (a, b) => Err(format!("the driver does not answer: cuDriverGetVersion {a}, cuDeviceGetCount {b}")),
+    }
+}
+
+/// The driver's CUDA version, as `12.4`.
+pub(super) fn version() -> Result<String, DriverError> {
+    let mut version = 0;
+    // SAFETY: writes one int.
+    unsafe { sys::cuDriverGetVersion(&mut version) }.result()?;
+    Ok(format!("{}.{}", version / 1000, version % 1000 / 10))
+}
+
+fn init_failure(code: c_int) -> &'static str {
+    match code {
+        34 => "the library is the toolkit's stub, not a driver: take the stubs folder off the library path",
+        100 => "the driver finds no device (is it hidden by CUDA_VISIBLE_DEVICES?)",
+        304 | 800 => "no permission: the process must read and write /dev/nvidia*",
+        802 => "the system is not ready (is the fabric manager running?)",
+        803 => "library and kernel module are of different versions: reboot, or reinstall the driver",
+        804 => "forward compatibility is not supported on this device",
+        999 => "unknown error (does /dev/nvidia-uvm exist? try nvidia-modprobe -u)",
+        _ => "see CUresult in NVIDIA's documentation",
+    }
+}
+
+#[derive(Debug, Default)]
+struct Staging {
+    memory: Option<PinnedHostSlice<u8>>,
+    used: usize, // bytes that copies in flight may still read
+}
+
+/// A device's context, with one in-order stream.
+#[derive(Debug)]
+pub(super) struct Nvidia {
+    context: Arc<CudaContext>,
+    stream: Arc<CudaStream>,
+    pooled: bool,
+    staging: Mutex<Staging>,
+}
+
+impl From<DriverError> for Failure {
+    fn from(e: DriverError) -> Failure {
+        match e.0 {
+            sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY => Failure::OutOfMemory,
+            _ => Failure::Other(e.to_string()),
+        }
+    }
+}
+
+// SAFETY: plain words without padding.
+unsafe impl DeviceRepr for Params {}
+
+impl Nvidia {
+    pub(super) fn open(context: Arc<CudaContext>) -> Result<Nvidia, DriverError> {
+        // SAFETY: all work goes to one stream, so no two streams need to be ordered by events.
+        unsafe { context.disable_event_tracking() };
+        let stream = context.new_stream()?;
+        let pooled = context.has_async_alloc();
+        if pooled {
+            // Freed memory stays in the pool instead of going back to the system at every synchronization.
+            let mut threshold = u64::MAX;
+            // SAFETY: the device is open, and the attribute is a u64.
+            unsafe {
+                let pool = result::device::get_default_mem_pool(context.cu_device())?;
+                let attribute = sys::CUmemPool_attribute::CU_MEMPOOL_ATTR_RELEASE_THRESHOLD;
+                result::mem_pool::set_attribute(pool, attribute, (&raw mut threshold).cast())?;
+            }
+        }
+        Ok(Nvidia { context, stream, pooled, staging: Mutex::default() })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Staging> {
+        self.staging.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn pinned<'a>(&self, staging: &'a mut Staging) -> Result<&'a mut [u8], Failure> {
+        if staging.memory.is_none() {
+            // SAFETY: every byte is written before it is read.
+            staging.memory = Some(unsafe { self.context.alloc_pinned_with_flags::<u8>(STAGING, 0) }?);
+        }
+        match staging.memory.as_mut() {
+            Some(memory) => Ok(memory.as_mut_slice()?),
+            None => Err(Failure::Other("no staging memory".into())),
+        }
+    }
+
+    fn drain(&self, staging: &mut Staging) -> Result<(), Failure> {
+        self.stream.synchronize()?;
+        staging.used = 0;
+        Ok(())
+    }
+}
+
+impl Driver for Nvidia {
+    fn alloc(&self, bytes: usize) -> Result<u64, Failure> {
+        self.context.bind_to_thread()?;
+        let stream = self.stream.cu_stream();
+        // SAFETY: the context is current; the memory is given back by `free`.
+        let pointer =
+            unsafe { if self.pooled { result::malloc_async(stream, bytes) } else { result::malloc_sync(bytes) } }?;
+        // SAFETY: the memory is `bytes` long.
+        let zeroed = unsafe { result::memset_d8_async(pointer, 0, bytes, stream) };
+        if let Err(e) = zeroed {
+            self.free(pointer);
+            return Err(e.into());
+        }
+        Ok(pointer)
+    }
+
+    fn free(&self, pointer: u64) {
+        if self.context.bind_to_thread().is_err() {
+            return; // the process is being torn down
+        }
+        // SAFETY: the pointer came from `alloc` and is given back once; work that uses it was enqueued before. A failure here is
+        // one of work enqueued earlier, which the next call reports.
+        let _ = unsafe {
+            if self.pooled {
+                result::free_async(pointer, self.stream.cu_stream())
+            } else {
+                self.stream.synchronize().and_then(|()| result::free_sync(pointer))
+            }
+        };
+    }
+
+    fn write(&self, to: u64, src: &[u8]) -> Result<(), Failure> {
+        let mut staging = self.lock();
+        for (i, chunk) in src.chunks(STAGING).enumerate() {
+            if staging.used + chunk.len() > STAGING {
+                self.drain(&mut staging)?;
+            }
+            let at = staging.used..staging.used + chunk.len();
+            staging.used = at.end;
+            let from = &mut self.pinned(&mut staging)?[at];
+            from.copy_from_slice(chunk);
+            self.context.bind_to_thread()?;
+            // SAFETY: the caller's memory is as long as `src`; these bytes of the staging memory are not reused before the
+            // stream was waited for.
+            unsafe { result::memcpy_htod_async(to + (i * STAGING) as u64, from, self.stream.cu_stream()) }?;
+        }
+        Ok(())
+    }
+
+    fn read(&self, from: u64, dst: &mut [u8]) -> Result<(), Failure> {
+        let mut staging = self.lock();
+        self.drain(&mut staging)?;
+        for (i, chunk) in dst.chunks_mut(STAGING).enumerate() {
+            let to = &mut self.pinned(&mut staging)?[..chunk.len()];
+            self.context.bind_to_thread()?;
+            // SAFETY: the caller's memory is as long as `dst`; the staging memory is idle, and waited for below.
+            unsafe { result::memcpy_dtoh_async(to, from + (i * STAGING) as u64, self.stream.cu_stream()) }?;
+            self.stream.synchronize()?;
+            chunk.copy_from_slice(to);
+        }
+        Ok(())
+    }
+
+    fn load(&self, ptx: &'static str, entry: &str) -> Result<Arc<dyn Function>, Failure> {
+        let module = self.context.load_module(Ptx::from_src(ptx))?;
+        let function = module.load_function(entry)?;
+        Ok(Arc::new(Loaded { function, stream: self.stream.clone() }))
+    }
+
+    fn sync(&self) -> Result<(), Failure> {
+        self.drain(&mut self.lock())
+    }
+}
+
+#[derive(Debug)]
+struct Loaded {
+    function: CudaFunction,
+    stream: Arc<CudaStream>,
+}
+
+impl Function for Loaded {
+    unsafe fn launch(&self, params: &Params, blocks: u32, threads: u32) -> Result<(), Failure> {
+        let grid = LaunchConfig { grid_dim: (blocks, 1, 1), block_dim: (threads, 1, 1), shared_mem_bytes: 0 };
+        // SAFETY: the caller's promise; memory is freed in this stream's order, so after the kernel.
+        unsafe { self.stream.launch_builder(&self.function).arg(params).launch(grid) }?;
+        Ok(())
+    }
+}

@@ -1,0 +1,85 @@
+//! Products of a whole warpgroup, and what must stand around them.
+
+use crate::{cta::*, decode::*, parse::*, value::*};
+
+impl Cta<'_> {
+    /// One product of four warps, at once: that it is asynchronous shows in `product_begins`.
+    pub(crate) fn wgmma(&mut self, g: usize, ins: &Ins) {
+        let [_, n, _] = ins.op.m;
+        let Arg::Vec(ds) = &ins.args[0] else { panic!() };
+        let (da, db) = (self.v(g, 0, &ins.args[1]), self.v(g, 0, &ins.args[2]));
+        let scale = self.v(g, 0, &ins.args[3]) & 1;
+        let rd = |me: &Self, dsc: u64, r: usize, k: usize| {
+            let (st, sbo, sw) = ((dsc & 0x3fff) << 4, (dsc >> 32 & 0x3fff) << 4, dsc >> 62);
+            assert!(sw == 1, "only 128B swizzle, K-major");
+            let mut a = st as usize + r / 8 * sbo as usize + r % 8 * 128 + k * 2;
+            a ^= (a >> 7 & 7) << 4;
+            let v = u16::from_le_bytes([me.sm[a], me.sm[a + 1]]);
+            if ins.op.t == T::BF16 { b2f(v) } else { h2f(v) }
+        };
+        let ma: Vec<[f32; 16]> = (0..64).map(|r| std::array::from_fn(|k| rd(self, da, r, k))).collect();
+        let mb: Vec<[f32; 16]> = (0..n as usize).map(|r| std::array::from_fn(|k| rd(self, db, r, k))).collect();
+        for w in 0..4 {
+            for l in 0..32 {
+                for (i, d) in ds.iter().enumerate() {
+                    let (r, c) = (w * 16 + l / 4 + (i >> 1 & 1) * 8, i / 4 * 8 + l % 4 * 2 + (i & 1));
+                    let s0 = if scale == 1 { f(self.v(g + w, l, d)) } else { 0. };
+                    let s = (0..16).fold(s0, |s, k| s + ma[r][k] * mb[c][k]);
+                    self.set(g + w, l, d, fb(s))
+                }
+            }
+        }
+    }
+}
+
+impl Warp {
+    /// `wgmma.wait_group`: all but the last `keep` groups are done.
+    pub(crate) fn wait_for_products(&mut self, keep: u32) {
+        let open = self.group;
+        self.flight.iter_mut().filter(|g| **g > 0 && **g + keep < open).for_each(|g| *g = 0);
+    }
+}
+
+impl Cta<'_> {
+    /// The accumulators of a product must be fenced if they were touched, and belong to the product until it is waited for.
+    pub(crate) fn product_begins(&mut self, wi: usize, ins: &Ins) {
+        let Arg::Vec(accumulators) = &ins.args[0] else { panic!("accumulators expected: {}", ins.text) };
+        let w = &mut self.w[wi];
+        for a in accumulators {
+            let Arg::Reg(r) = a else { continue };
+            let r = *r as usize;
+            assert!(
+                w.flight[r] > 0 || !w.dirty[r],
+                "no wgmma.fence between a write of an accumulator and {}",
+                ins.text
+            );
+            w.flight[r] = w.group;
+        }
+    }
+
+    /// No other instruction may touch a register that a product still writes.
+    pub(crate) fn registers_at_rest(&mut self, wi: usize, ins: &Ins) {
+        fn registers(a: &Arg, each: &mut dyn FnMut(u32)) {
+            match a {
+                Arg::Reg(r) | Arg::NotReg(r) => each(*r),
+                Arg::Pair(a, b) => [*a, *b].into_iter().for_each(each),
+                Arg::Vec(all) => all.iter().for_each(|a| registers(a, each)),
+                Arg::Mem(base, _) => registers(base, each),
+                Arg::Mem2(base, all) => {
+                    registers(base, each);
+                    all.iter().for_each(|a| registers(a, each));
+                }
+                _ => {}
+            }
+        }
+        let w = &mut self.w[wi];
+        for (i, a) in ins.args.iter().enumerate() {
+            let written = i == 0 && !matches!(a, Arg::Mem(..) | Arg::Mem2(..));
+            registers(a, &mut |r| {
+                let r = r as usize;
+                assert!(w.flight[r] == 0, "no wgmma.wait_group between a product and {}", ins.text);
+                w.dirty[r] |= written;
+            });
+        }
+    }
+}

@@ -1,0 +1,118 @@
+//! The interpreter is itself tested: each planted bug must be caught, with every order of the warps, and its correct twin must run.
+
+use ptxemu::{Grid, Memory, Module};
+
+/// A kernel of 64 threads with a buffer of 64 words as its parameter, `%rd1` its address, `%r1` the thread, `%rd2` the thread's word.
+fn text(body: &str) -> String {
+    format!(
+        ".version 8.0\n.target sm_90a\n.address_size 64\n.visible .entry k(.param .u64 p)\n{{\n\
+         .reg .pred %p<4>; .reg .b32 %r<16>; .reg .b64 %rd<16>; .reg .f32 %f<16>;\n.shared .align 1024 .b8 s[16384];\n\
+         ld.param.u64 %rd1, [p]; mov.u32 %r1, %tid.x; mul.wide.u32 %rd2, %r1, 4; add.s64 %rd2, %rd1, %rd2;\n\
+         mov.u32 %r2, s; shl.b32 %r3, %r1, 2; add.s32 %r3, %r2, %r3;\n{body}\nret;\n}}\n"
+    )
+}
+
+/// What each of several orders says.
+fn run(body: &str, threads: u32) -> Vec<Result<Vec<u32>, String>> {
+    let module = match Module::new(&text(body)) {
+        Ok(module) => module,
+        Err(why) => return vec![Err(why)],
+    };
+    let one = |seed: u64| {
+        let mut memory = Memory::default();
+        let at = memory.alloc((0..64u32).flat_map(|i| (i + 1).to_le_bytes()).collect());
+        let grid = Grid { blocks: [1, 1, 1], threads, shared: 0 };
+        module.launch("k", &mut memory, &at.to_le_bytes(), grid, seed.wrapping_mul(0x9e37_79b9_7f4a_7c15))?;
+        let bytes = memory.at(at, 256).ok_or("no buffer")?;
+        Ok(bytes.chunks(4).map(|c| u32::from_le_bytes([c[0], c[1], c[2], c[3]])).collect())
+    };
+    (1..9).map(one).collect()
+}
+
+#[track_caller]
+fn caught(body: &str, threads: u32, word: &str) {
+    for outcome in run(body, threads) {
+        let why = outcome.expect_err("a planted bug");
+        assert!(why.contains(word), "{why}");
+    }
+}
+
+#[track_caller]
+fn runs(body: &str, threads: u32) -> Vec<u32> {
+    run(body, threads).into_iter().map(|r| r.expect("a right kernel")).next_back().expect("a run")
+}
+
+const SWAP: &str = "ld.global.u32 %r4, [%rd2]; st.shared.u32 [%r3], %r4; BARRIER xor.b32 %r5, %r1, 63; shl.b32 %r5, %r5, 2; \
+                    add.s32 %r5, %r2, %r5; ld.shared.u32 %r6, [%r5]; st.global.u32 [%rd2], %r6;";
+
+#[test]
+fn a_missing_barrier() {
+    let got = runs(&SWAP.replace("BARRIER", "bar.sync 0;"), 64);
+    assert_eq!(got, (1..=64).rev().collect::<Vec<u32>>());
+    caught(&SWAP.replace("BARRIER", ""), 64, "race");
+}
+
+#[test]
+fn access_outside_and_askew() {
+    caught("ld.global.u32 %r4, [%rd2+256]; st.global.u32 [%rd2], %r4;", 64, "out-of-bounds");
+    caught("ld.global.u32 %r4, [%rd2+2];", 32, "misaligned");
+    caught("st.shared.u32 [%r3+16384], %r1;", 32, "out-of-bounds");
+}
+
+#[test]
+fn memory_given_back() {
+    let module = Module::new(&text("st.global.u32 [%rd2], %r1;")).expect("parses");
+    let mut memory = Memory::default();
+    let at = memory.alloc(vec![0; 256]);
+    memory.free(at);
+    let grid = Grid { blocks: [1, 1, 1], threads: 32, shared: 0 };
+    assert!(module.launch("k", &mut memory, &at.to_le_bytes(), grid, 1).is_err());
+}
+
+const COPY: &str = "mul.wide.u32 %rd3, %r1, 16; add.s64 %rd3, %rd1, %rd3; shl.b32 %r4, %r1, 4; add.s32 %r4, %r2, %r4; \
+                    setp.gt.u32 %p1, %r1, 15; @%p1 bra DONE; cp.async.cg.shared.global [%r4], [%rd3], 16; cp.async.commit_group; \
+                    WAIT ld.shared.u32 %r5, [%r4]; st.global.u32 [%rd3], %r5; DONE:";
+
+#[test]
+fn a_copy_nobody_waited_for() {
+    let right = runs(&COPY.replace("WAIT", "cp.async.wait_group 0;"), 32);
+    assert_eq!(right, (1..=64).collect::<Vec<u32>>());
+    for wrong in run(&COPY.replace("WAIT", ""), 32) {
+        assert_ne!(wrong.expect("runs"), right, "the target is poisoned");
+    }
+}
+
+#[test]
+fn a_barrier_that_some_never_reach() {
+    caught("setp.lt.u32 %p1, %r1, 32; LOOP: @%p1 bra LOOP; bar.sync 0;", 64, "deadlock");
+}
+
+#[test]
+fn part_of_a_warp_at_a_shuffle() {
+    let all = "setp.ne.u32 %p1, %r1, 99; @%p1 shfl.sync.bfly.b32 %r4, %r1, 1, 31, -1; st.global.u32 [%rd2], %r4;";
+    assert_eq!(runs(all, 32)[..4], [1, 0, 3, 2]);
+    caught(&all.replace("99", "0"), 32, "inactive");
+}
+
+#[test]
+fn what_is_not_known_is_an_error() {
+    caught("frobnicate.b32 %r4, %r1;", 32, "not supported");
+    caught("add.rp.f32 %f1, %f2, %f3;", 32, "not supported");
+    caught("mov.u32 %r4, %clock;", 32, "not understood");
+}
+
+/// A product of a warpgroup whose accumulators are written before and read after.
+const PRODUCT: &str = "mov.f32 %f0, 0f00000000; mov.f32 %f1, %f0; mov.f32 %f2, %f0; mov.f32 %f3, %f0; mov.u64 %rd5, 0x4000004000010000; \
+                       st.shared.u32 [%r3], 0; bar.sync 0; setp.eq.u32 %p1, %r1, %r1; FENCE \
+                       wgmma.mma_async.sync.aligned.m64n8k16.f32.bf16.bf16 {%f0,%f1,%f2,%f3}, %rd5, %rd5, %p1, 1, 1, 0, 0; \
+                       wgmma.commit_group.sync.aligned; WAIT add.f32 %f4, %f0, %f1;";
+
+#[test]
+fn products_without_fence_or_wait() {
+    let (fence, wait) = ("wgmma.fence.sync.aligned;", "wgmma.wait_group.sync.aligned 0;");
+    let with = |f: &str, w: &str| PRODUCT.replace("FENCE", f).replace("WAIT", w);
+    runs(&with(fence, wait), 128);
+    caught(&with("", wait), 128, "wgmma.fence");
+    caught(&with(fence, ""), 128, "wgmma.wait_group");
+    caught(&with(fence, "wgmma.wait_group.sync.aligned 1;"), 128, "wgmma.wait_group");
+}
