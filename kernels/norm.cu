@@ -3,6 +3,7 @@
 // pass only.
 #include "types.cuh"
 #include "activation.cuh"
+#include "block.cuh"
 
 struct Args {
     Tensor x, out, weight, bias, residual, gate, sum;
@@ -23,17 +24,6 @@ DEV float element(const Args& p, const Row& r, u64 j) {
 
 DEV float gated(const Args& p, const Row& r, u64 j, float s) {
     return p.gate.data ? s * silu(load(p.gate, r.gate + j * p.gate.stride[0])) : s;
-}
-
-DEV float block_sum(float v, float* shared) {
-    v = warp_sum(v);
-    if (threadIdx.x % 32 == 0) shared[threadIdx.x / 32] = v;
-    __syncthreads();
-    float total = 0.0f;
-#pragma unroll
-    for (int i = 0; i < 8; i++) total += shared[i];
-    __syncthreads();
-    return total;
 }
 
 KERNEL void __launch_bounds__(256) norm(const __grid_constant__ Args p) {

@@ -92,19 +92,24 @@ fn device() -> Cuda {
     Cuda::new(DeviceInfo::new("cuda", "interpreter", Kind::SoftwareGpu), Arc::new(Interpreter::default()), LIMIT)
 }
 
-#[cfg(feature = "conformance")]
 mod tests {
     use super::*;
     use crate::conformance::{Options, Verdict, cases, check_case, check_with};
 
     /// Work that an interpreter does in seconds.
-    const SMALL: u64 = 1 << 21;
+    const SMALL: u64 = 1 << 19;
 
     #[test]
     fn the_shipped_kernels_conform() {
         let device = device();
         let (mut ran, mut failed) = (0, Vec::new());
-        for case in cases(&Options::from_env()).expect("cases").iter().filter(|c| c.op.cost().flops < SMALL) {
+        // A few cases of each operation; `TESELA_CASE=' '` runs all.
+        let quick = std::env::var_os("TESELA_CASE").is_none();
+        for case in cases(&Options { quick, ..Options::from_env() })
+            .expect("cases")
+            .iter()
+            .filter(|c| c.op.cost().flops < SMALL)
+        {
             for outcome in check_case(&device, case) {
                 ran += usize::from(outcome.verdict == Verdict::Passed);
                 if outcome.verdict == Verdict::Failed {
@@ -114,7 +119,7 @@ mod tests {
         }
         println!("{ran} passed, {} failed", failed.len());
         assert!(failed.is_empty(), "{}", failed.join("\n"));
-        assert!(ran > 500 || std::env::var_os("TESELA_CASE").is_some(), "only {ran} cases ran");
+        assert!(ran > 30 || !quick, "only {ran} cases ran");
     }
 
     #[test]

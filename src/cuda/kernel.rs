@@ -6,13 +6,24 @@ use crate::{
     backend::{Plan, View},
     dtype::DType,
     error::{Error, Result},
-    op::{Determinism, Op, Operands},
+    op::{Activation, Determinism, Op, Operands},
 };
 
 use super::{
     driver::{Device, Function, Params},
     module::Modules,
 };
+
+/// The order of kernels/common/activation.cuh.
+pub(super) fn activation(act: Activation) -> u32 {
+    match act {
+        Activation::None => 0,
+        Activation::Silu => 1,
+        Activation::GeluTanh => 2,
+        Activation::GeluErf => 3,
+        Activation::Relu => 4,
+    }
+}
 
 /// A kernel to be: which one, its parameters' words in the order of the kernel's struct, and how many blocks.
 #[derive(Debug)]
@@ -58,6 +69,17 @@ impl Kernel {
         self.words.extend((0..6).map(|d| if spec.dim(d) > 1 { spec.stride(d) as u64 } else { 0 }));
         self.words.push(code);
         Ok(())
+    }
+
+    /// `Tensor` of types.cuh for an operand of i32, which the kernel reads as such.
+    pub(super) fn indices(&mut self, name: &str) {
+        let at = self.words.len();
+        self.words.resize(at + 8, 0);
+        if let Some(i) = self.operands.iter().position(|o| o.name == name) {
+            self.tensors.push((i, at));
+            let spec = &self.operands[i].spec;
+            (0..6).filter(|&d| spec.dim(d) > 1).for_each(|d| self.words[at + 1 + d] = spec.stride(d) as u64);
+        }
     }
 
     /// A `u64`.

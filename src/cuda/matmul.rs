@@ -1,7 +1,7 @@
-use super::kernel::Kernel;
+use super::kernel::{Kernel, activation};
 use crate::{
     error::Result,
-    op::{Activation, Determinism, Features, Matmul, Op},
+    op::{Determinism, Features, Matmul, Op},
 };
 
 /// Up to this many rows each output is summed by a warp of its own; beyond, tiles of 64 x 64 share their operands.
@@ -19,15 +19,7 @@ pub(super) fn kernel(op: &Op, o: &Matmul) -> Result<Kernel> {
     }
     kernel.extents(o.out.shape(), 2, 2);
     [m, n, k, batch * m * n].into_iter().for_each(|v| kernel.word(v));
-    // The order of kernels/common/activation.cuh.
-    let act = match o.act {
-        Activation::None => 0,
-        Activation::Silu => 1,
-        Activation::GeluTanh => 2,
-        Activation::GeluErf => 3,
-        Activation::Relu => 4,
-    };
-    kernel.pair(act, o.scale.get().to_bits());
+    kernel.pair(activation(o.act), o.scale.get().to_bits());
     (kernel.threads, kernel.blocks) = match gemv {
         true => (128, (batch * m * n).div_ceil(4)),
         false => (256, batch * m.div_ceil(64) * n.div_ceil(64)),

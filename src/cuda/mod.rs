@@ -1,15 +1,19 @@
 //! NVIDIA GPUs through the driver found at run time; kernels are PTX, compiled from `kernels/*.cu` by `tools/ptx` and
 //! embedded. Without a driver this module only says so.
 
+mod conv1d;
 mod driver;
 mod elementwise;
-#[cfg(test)]
+mod gather;
+#[cfg(all(test, feature = "conformance"))]
 mod interpreted;
 mod kernel;
 mod matmul;
 mod module;
 mod norm;
 mod nvidia;
+mod scatter;
+mod softmax;
 
 use std::sync::Arc;
 
@@ -108,6 +112,10 @@ impl Backend for Cuda {
             Op::Matmul(o) => matmul::kernel(op, o)?,
             Op::Norm(o) => norm::kernel(op, o)?,
             Op::Elementwise(o) => elementwise::kernel(op, o)?,
+            Op::Softmax(o) => softmax::kernel(op, o)?,
+            Op::Gather(o) => gather::kernel(op, o)?,
+            Op::Scatter(o) => scatter::kernel(op, o)?,
+            Op::Conv1d(o) => conv1d::kernel(op, o)?,
             _ => return Err(Error::unsupported(op, "no CUDA kernel is written for this operation yet")),
         };
         // Rows are computed apart from each other; which kernel multiplies depends on the rows unless that is asked for.

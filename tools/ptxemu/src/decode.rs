@@ -118,8 +118,9 @@ fn ty(s: &str) -> Option<T> {
         }
     })
 }
-pub const CMP: [&str; 16] =
-    ["eq", "ne", "lt", "le", "gt", "ge", "lo", "ls", "hi", "hs", "equ", "neu", "ltu", "gtu", "leu", "geu"];
+pub const CMP: [&str; 18] = [
+    "eq", "ne", "lt", "le", "gt", "ge", "lo", "ls", "hi", "hs", "equ", "neu", "ltu", "gtu", "leu", "geu", "num", "nan",
+];
 pub fn decode(s: &str) -> Op {
     let p: Vec<&str> = s.split('.').collect();
     let tys: Vec<T> = p[1..].iter().filter_map(|x| ty(x)).collect();

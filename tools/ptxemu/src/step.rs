@@ -138,7 +138,8 @@ impl Cta<'_> {
                         | ("le" | "ls" | "leu", Some(Less | Equal))
                         | ("gt" | "hi" | "gtu", Some(Greater))
                         | ("ge" | "hs" | "geu", Some(Greater | Equal))
-                        | ("neu" | "equ" | "ltu" | "gtu" | "leu" | "geu", None) => 1u64,
+                        | ("neu" | "equ" | "ltu" | "gtu" | "leu" | "geu" | "nan", None)
+                        | ("num", Some(_)) => 1u64,
                         _ => 0,
                     };
                     if o.flag != 0 {
