@@ -82,9 +82,9 @@ pub fn encode(dtype: DType, values: &[f32], bytes: &mut [u8]) -> Result<()> {
     Ok(())
 }
 
-/// The points of a format's grid, as its file stores them: `None` for formats without one.
-#[cfg(feature = "wgpu")]
-pub(crate) fn points(dtype: DType) -> Option<&'static [u16]> {
+/// The points of a format's grid, packed 16 bits each as the format's file in `src/quant/` draws them, for devices that decode it with
+/// code of their own: `None` for formats without one.
+pub fn points(dtype: DType) -> Option<&'static [u16]> {
     match dtype {
         DType::IQ1_S | DType::IQ1_M => Some(grid::IQ1.words()),
         DType::IQ2_XXS => Some(grid::IQ2_XXS.words()),

@@ -47,7 +47,6 @@ impl<const D: usize> Grid<D> {
     }
 
     /// All points, packed.
-    #[cfg(feature = "wgpu")]
     pub fn words(&self) -> &'static [u16] {
         self.words
     }
