@@ -12,9 +12,12 @@ use super::driver::{Device, Function};
 /// `(FAMILY.sm_XX, text)` of `kernels/*.ptx`.
 pub(super) const KERNELS: &[(&str, &str)] = include!(concat!(env!("OUT_DIR"), "/kernels.rs"));
 
-/// A device's loaded kernels by family and entry.
+/// Loaded kernels by family and entry.
+type Loaded = HashMap<(&'static str, &'static str), Arc<dyn Function>>;
+
+/// A device's loaded kernels.
 #[derive(Debug, Default)]
-pub(super) struct Modules(Mutex<HashMap<(&'static str, &'static str), Arc<dyn Function>>>);
+pub(super) struct Modules(Mutex<Loaded>);
 
 impl Modules {
     /// The entry of a family's module.
