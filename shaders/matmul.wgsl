@@ -205,6 +205,20 @@ fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) l
         }
         workgroupBarrier();
     }
+#if grouped
+    if here.w == 0u {
+        // Rows of no expert are zero, whatever their scale.
+#repeat r ROWS
+#repeat c COLUMNS
+        if first_i + down + $ru * DOWN < end_i && first_j + across + $cu * ACROSS < p.n {
+            let row = first_i + down + $ru * DOWN;
+            store_out(at_out(0u) + row * p.out_t1 + (first_j + across + $cu * ACROSS) * p.out_t0, 0.0);
+        }
+#end
+#end
+        return;
+    }
+#end
 #repeat r ROWS
     {
         let i = first_i + down + $ru * DOWN;
@@ -240,14 +254,20 @@ fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) l
         place = vec2(0u, 0u);
         for (var g = 0u; g <= p.experts; g++) {
             if boundary(g, 0u) > first {
-                place = vec2(max(g, 1u) - 1u, select(0u, p.k, g > 0u));
+                place = vec2(g, 0u);
                 break;
             }
         }
     }
     let here = workgroupUniformLoad(&place);
-    let b = here.x;
-    let k_end = here.y;
+    if here.x == 0u {
+        if lane == 0u {
+            store_out(at_out(0u) + first * p.out_t1 + j * p.out_t0, 0.0);
+        }
+        return;
+    }
+    let b = here.x - 1u;
+    let k_end = p.k;
 #else
     let first = 0u;
     let rows = p.m;
