@@ -227,6 +227,11 @@ pub(crate) struct Tensor<'a> {
 }
 
 impl<'a> Tensor<'a> {
+    #[cfg(test)]
+    pub(crate) fn new(pointer: *mut u8, spec: &'a Spec) -> Tensor<'a> {
+        Tensor { pointer: Pointer(pointer), spec }
+    }
+
     /// Element type.
     pub(crate) fn dtype(&self) -> DType {
         self.spec.dtype()

@@ -54,6 +54,7 @@ mod simd;
 mod softmax;
 mod ssm_scan;
 mod top_k;
+mod unpack;
 
 use std::sync::{Arc, Mutex, MutexGuard};
 

@@ -42,6 +42,31 @@ macro_rules! formats {
 }
 quant_table!(formats);
 
+#[cfg(feature = "cpu")]
+pub(crate) use self::{grid::bytes as points, mxfp4::power as mx_power, nvfp4::half_scale};
+
+/// IQ4_NL's levels.
+#[cfg(feature = "cpu")]
+pub(crate) const fn iq4_nl_levels() -> [i8; 16] {
+    whole(iq4_nl::LEVELS)
+}
+
+/// MXFP4's and NVFP4's levels.
+#[cfg(feature = "cpu")]
+pub(crate) const fn mx_levels() -> [i8; 16] {
+    whole(mxfp4::LEVELS)
+}
+
+#[cfg(feature = "cpu")]
+const fn whole(levels: [f32; 16]) -> [i8; 16] {
+    let (mut all, mut i) = ([0; 16], 0);
+    while i < 16 {
+        all[i] = levels[i] as i8;
+        i += 1;
+    }
+    all
+}
+
 /// Decodes elements of any dtype. `bytes` holds exactly `out.len()` elements.
 pub fn decode(dtype: DType, bytes: &[u8], out: &mut [f32]) -> Result<()> {
     check(dtype, out.len(), bytes.len())?;

@@ -39,7 +39,7 @@ fn encode(values: &[f32], _: &[f32], bytes: &mut [u8]) {
 }
 
 /// 2^(e - 128), half of what e8m0 says.
-fn power(e: u8) -> f32 {
+pub(crate) fn power(e: u8) -> f32 {
     f32::from_bits(if e < 2 { 0x0020_0000 << e } else { (e as u32 - 1) << 23 })
 }
 

@@ -44,7 +44,7 @@ fn encode(values: &[f32], _: &[f32], bytes: &mut [u8]) {
 }
 
 /// Half of what a scale says.
-fn half_scale(scale: u8) -> f32 {
+pub(crate) fn half_scale(scale: u8) -> f32 {
     let (exponent, mantissa) = (scale >> 3 & 15, (scale & 7) as f32);
     match (scale, exponent) {
         (0x7f, _) => 0.0,

@@ -15,21 +15,27 @@
 //! where `rows` takes 1006 to 1179; 8 rows 1229, 1158, 1055, 1015, where `plain` takes 2297 to 2660. Rows are taken
 //! four at a time, and the weight is unpacked again for each four: beyond some twenty (q8_0: five) panels are faster.
 
-use std::mem::MaybeUninit;
+use std::{mem::MaybeUninit, slice};
 
 use super::{
     int8::{round, scale},
     tile::BLOCK,
     weight::Weight,
 };
-use crate::{cpu::simd::Simd, dtype::DType};
+use crate::{
+    cpu::{
+        simd::Simd,
+        unpack::{Levels, unpack},
+    },
+    dtype::DType,
+};
 
-/// The most rows of x for which this is the fastest way; 0 for formats that are not unpacked here.
+/// The most rows of x for which this is the fastest way.
 pub(crate) fn most_rows(dtype: DType) -> usize {
     match dtype {
         DType::Q8_0 => 5, // whose panels need no rounding
         DType::Q4_0 | DType::Q4_K | DType::Q6_K => 20,
-        _ => 0,
+        _ => 12,
     }
 }
 
@@ -52,13 +58,14 @@ pub(super) unsafe fn block<S: Simd>(s: S, dtype: DType, x: *const f32, to: *mut 
         DType::Q4_0 => ([0, 2, 4, 6, 1, 3, 5, 7, 8, 10, 12, 14, 9, 11, 13, 15], 32, 8.0),
         DType::Q4_K => ([0, 1, 4, 5, 2, 3, 6, 7, 8, 9, 12, 13, 10, 11, 14, 15], 32, 1.0),
         DType::Q6_K => ([0, 1, 8, 9, 2, 3, 10, 11, 4, 5, 12, 13, 6, 7, 14, 15], 16, 32.0),
-        _ => ([0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15], 32, 128.0),
+        DType::Q8_0 => ([0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15], 32, 128.0),
+        _ => ([0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15], 16, 128.0),
     };
     let mut q = [0i8; BLOCK];
     // SAFETY: both blocks hold 256 elements.
     unsafe {
         let (factor, inverse) = scale(s, x, BLOCK);
-        round(s, x, inverse, 0, q.as_mut_ptr(), BLOCK);
+        round(s, x, inverse, q.as_mut_ptr(), BLOCK);
         (*to).scale = factor;
         (*to).sums = [0.0; 16];
         let runs = q.as_chunks::<16>().0;
@@ -98,7 +105,11 @@ pub(super) unsafe fn multiply<S: Simd>(
                     // SAFETY: the caller's promise.
                     || unsafe { rows_by::<S, $Format>(s, rows, (x, pitch), w, (from, to), (c, c_pitch)) },
                 ),)*
-                _ => {}
+                _ => s.outline(
+                    #[inline(always)]
+                    // SAFETY: the caller's promise.
+                    || unsafe { rows_by::<S, Any>(s, rows, (x, pitch), w, (from, to), (c, c_pitch)) },
+                ),
             }
         };
     }
@@ -123,12 +134,13 @@ unsafe fn rows_by<S: Simd, F: Format>(
             macro_rules! strips {
                 ($($M:literal)*) => {$(
                     while rows - i >= $M {
-                        dot::<S, F, $M>(s, (x.add(i * pitch), pitch), row, w.k(), (c.add(i * c_pitch + j - from), c_pitch));
+                        let c = (c.add(i * c_pitch + j - from), c_pitch);
+                        dot::<S, F, $M>(s, (x.add(i * pitch), pitch), (row, w.tensor.dtype()), w.k(), c);
                         i += $M;
                     }
                 )*};
             }
-            strips!(4 2 1);
+            strips!(8 4 2 1);
         }
     }
 }
@@ -137,29 +149,29 @@ unsafe fn rows_by<S: Simd, F: Format>(
 unsafe fn dot<S: Simd, F: Format, const M: usize>(
     s: S,
     (x, pitch): (*const Block, usize),
-    row: *const u8,
+    (row, dtype): (*const u8, DType),
     k: usize,
     (c, c_pitch): (*mut f32, usize),
 ) {
-    let mut sums = [[s.zero(); 4]; M];
+    let mut sums = [s.zero(); M];
+    let (elements, size) = dtype.block();
+    let bytes = BLOCK / elements * size;
     // SAFETY: the row has k elements, x the blocks for them.
     unsafe {
         let mut b = 0;
         while b < k / BLOCK {
-            add::<S, F, M>(s, (x.add(b), pitch), row.add(b * F::BYTES), &mut sums);
+            add::<S, F, M>(s, (x.add(b), pitch), (row.add(b * bytes), dtype), &mut sums);
             b += 1;
         }
         let rest = k % BLOCK;
         if rest > 0 {
-            let mut last = MaybeUninit::<[u8; 8 * 34]>::zeroed();
-            let bytes = rest * F::BYTES / BLOCK;
-            last.as_mut_ptr().cast::<u8>().copy_from_nonoverlapping(row.add(b * F::BYTES), bytes);
-            add::<S, F, M>(s, (x.add(b), pitch), last.as_ptr().cast(), &mut sums);
+            let mut last = MaybeUninit::<[u8; 8 * 36]>::zeroed(); // the longest 256 elements of blocks that are shorter
+            last.as_mut_ptr().cast::<u8>().copy_from_nonoverlapping(row.add(b * bytes), rest / elements * size);
+            add::<S, F, M>(s, (x.add(b), pitch), (last.as_ptr().cast(), dtype), &mut sums);
         }
         let mut i = 0;
         while i < M {
-            let a = sums[i];
-            *c.add(i * c_pitch) = s.sum(s.add(s.add(a[0], a[1]), s.add(a[2], a[3])));
+            *c.add(i * c_pitch) = s.sum(sums[i]);
             i += 1;
         }
     }
@@ -170,42 +182,69 @@ unsafe fn dot<S: Simd, F: Format, const M: usize>(
 unsafe fn add<S: Simd, F: Format, const M: usize>(
     s: S,
     (x, pitch): (*const Block, usize),
-    w: *const u8,
-    sums: &mut [[S::F; 4]; M],
+    (w, dtype): (*const u8, DType),
+    sums: &mut [S::F; M],
 ) {
     // SAFETY: the caller has a block of each.
     unsafe {
-        let (u, scales) = F::unpack(s, w);
+        let (u, scales, offsets) = F::unpack(s, dtype, w);
+        let mut factors = [scales; 4];
+        let mut v = 0;
+        while v < 4 {
+            factors[v] = s.permute(scales, s.bits(s.load(F::GROUPS[v].as_ptr().cast())));
+            v += 1;
+        }
         let mut i = 0;
         while i < M {
             let x = x.add(i * pitch);
-            let scales = s.mul(scales, s.splat((*x).scale));
-            sums[i][0] = s.fma(scales, s.load((&raw const (*x).sums).cast()), sums[i][0]);
+            let mut sum = s.mul(offsets, s.load((&raw const (*x).sums).cast()));
             let mut v = 0;
             while v < 4 {
                 let q = s.bits(s.load((&raw const (*x).q).cast::<f32>().add(v * 16)));
-                let dot = s.float(s.dot(s.splat_i(0), u[v], q));
-                let factor = s.permute(scales, s.bits(s.load(F::GROUPS[v].as_ptr().cast())));
-                sums[i][v] = s.fma(dot, factor, sums[i][v]);
+                sum = s.fma(s.float(s.dot(s.splat_i(0), u[v], q)), factors[v], sum);
                 v += 1;
             }
+            sums[i] = s.fma(sum, s.splat((*x).scale), sums[i]);
             i += 1;
         }
     }
 }
 
 /// How 256 elements of a weight become bytes.
-pub(super) trait Format {
-    /// Bytes of 256 elements.
-    const BYTES: usize;
+trait Format {
     /// Of each vector's lanes, the lane of the scales that belongs to them.
     const GROUPS: [[i32; 16]; 4];
 
-    /// Four vectors of unsigned bytes, and up to 16 scales.
+    /// Four vectors of unsigned bytes, up to 16 scales, and what is multiplied with the sums of x.
     ///
     /// # Safety
-    /// `p` is readable for BYTES.
-    unsafe fn unpack<S: Simd>(s: S, p: *const u8) -> ([S::I; 4], S::F);
+    /// `p` is readable for 256 elements.
+    unsafe fn unpack<S: Simd>(s: S, dtype: DType, p: *const u8) -> ([S::I; 4], S::F, S::F);
+}
+
+/// Every format, through the form that all kernels read.
+struct Any;
+impl Format for Any {
+    const GROUPS: [[i32; 16]; 4] = lanes([[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10, 11], [12, 13, 14, 15]]);
+
+    #[inline(always)]
+    unsafe fn unpack<S: Simd>(s: S, dtype: DType, p: *const u8) -> ([S::I; 4], S::F, S::F) {
+        let sign = s.splat_i(0x8080_8080u32 as i32);
+        let mut levels = Levels::ZERO;
+        // SAFETY: the caller has the blocks, which give 256 levels; vectors are of 64 bytes.
+        unsafe {
+            unpack(s, dtype, slice::from_raw_parts(p, dtype.bytes(BLOCK).unwrap_or(0)), &mut levels);
+            let mut u = [sign; 4];
+            let mut v = 0;
+            while v < 4 {
+                u[v] = s.xor(s.bits(s.load(levels.q.as_ptr().add(64 * v).cast())), sign);
+                v += 1;
+            }
+            let scales = s.load(levels.scale.as_ptr());
+            // The sums are -128 times those of x.
+            (u, scales, s.fma(s.load(levels.min.as_ptr()), s.splat(1.0 / 128.0), scales))
+        }
+    }
 }
 
 /// Each of the numbers for as many lanes as fill a vector with them.
@@ -235,12 +274,13 @@ unsafe fn eight_scales<S: Simd>(s: S, p: *const u8, step: usize) -> S::F {
 }
 
 pub(super) struct Q8_0;
-impl Format for Q8_0 {
-    const BYTES: usize = 8 * 34;
-    const GROUPS: [[i32; 16]; 4] = lanes([[0, 1], [2, 3], [4, 5], [6, 7]]);
-
+impl Q8_0 {
+    /// Unsigned bytes, and eight scales.
+    ///
+    /// # Safety
+    /// `p` is readable for eight blocks.
     #[inline(always)]
-    unsafe fn unpack<S: Simd>(s: S, p: *const u8) -> ([S::I; 4], S::F) {
+    pub(super) unsafe fn bytes<S: Simd>(s: S, p: *const u8) -> ([S::I; 4], S::F) {
         let sign = s.splat_i(0x8080_8080u32 as i32);
         // SAFETY: eight blocks of a scale and 32 bytes.
         unsafe {
@@ -254,20 +294,30 @@ impl Format for Q8_0 {
         }
     }
 }
+impl Format for Q8_0 {
+    const GROUPS: [[i32; 16]; 4] = lanes([[0, 1], [2, 3], [4, 5], [6, 7]]);
+
+    #[inline(always)]
+    unsafe fn unpack<S: Simd>(s: S, _: DType, p: *const u8) -> ([S::I; 4], S::F, S::F) {
+        // SAFETY: the caller's promise.
+        let (u, scales) = unsafe { Q8_0::bytes(s, p) };
+        (u, scales, scales)
+    }
+}
 
 struct Q4_0;
 impl Format for Q4_0 {
-    const BYTES: usize = 8 * 18;
     const GROUPS: [[i32; 16]; 4] = lanes([[0, 1, 2, 3], [0, 1, 2, 3], [4, 5, 6, 7], [4, 5, 6, 7]]);
 
     #[inline(always)]
-    unsafe fn unpack<S: Simd>(s: S, p: *const u8) -> ([S::I; 4], S::F) {
+    unsafe fn unpack<S: Simd>(s: S, _: DType, p: *const u8) -> ([S::I; 4], S::F, S::F) {
         let four = s.splat_i(0x0f0f_0f0f);
         // SAFETY: eight blocks of a scale and 16 bytes.
         unsafe {
             let (a, b) = (s.load_runs::<16>(p.add(2), 18), s.load_runs::<16>(p.add(74), 18));
             let high = [s.and(s.shr::<4>(a), four), s.and(s.shr::<4>(b), four)];
-            ([s.and(a, four), high[0], s.and(b, four), high[1]], eight_scales(s, p, 18))
+            let scales = eight_scales(s, p, 18);
+            ([s.and(a, four), high[0], s.and(b, four), high[1]], scales, scales)
         }
     }
 }
@@ -275,11 +325,10 @@ impl Format for Q4_0 {
 #[allow(non_camel_case_types, reason = "the format's own name")]
 struct Q4_K;
 impl Format for Q4_K {
-    const BYTES: usize = 144;
     const GROUPS: [[i32; 16]; 4] = lanes([[0, 2], [1, 3], [4, 6], [5, 7]]);
 
     #[inline(always)]
-    unsafe fn unpack<S: Simd>(s: S, p: *const u8) -> ([S::I; 4], S::F) {
+    unsafe fn unpack<S: Simd>(s: S, _: DType, p: *const u8) -> ([S::I; 4], S::F, S::F) {
         let four = s.splat_i(0x0f0f_0f0f);
         // SAFETY: d, dmin, 12 bytes of groups, 128 of nibbles.
         unsafe {
@@ -294,7 +343,7 @@ impl Format for Q4_K {
             let scales = s.mul(s.float(s.load_u8(groups.as_ptr().cast())), s.load(factors.as_ptr()));
             let (a, b) = (s.bits(s.load(p.add(16).cast())), s.bits(s.load(p.add(80).cast())));
             let high = [s.and(s.shr::<4>(a), four), s.and(s.shr::<4>(b), four)];
-            ([s.and(a, four), high[0], s.and(b, four), high[1]], scales)
+            ([s.and(a, four), high[0], s.and(b, four), high[1]], scales, scales)
         }
     }
 }
@@ -302,11 +351,10 @@ impl Format for Q4_K {
 #[allow(non_camel_case_types, reason = "the format's own name")]
 struct Q6_K;
 impl Format for Q6_K {
-    const BYTES: usize = 210;
     const GROUPS: [[i32; 16]; 4] = lanes([[0, 1, 8, 9], [2, 3, 10, 11], [4, 5, 12, 13], [6, 7, 14, 15]]);
 
     #[inline(always)]
-    unsafe fn unpack<S: Simd>(s: S, p: *const u8) -> ([S::I; 4], S::F) {
+    unsafe fn unpack<S: Simd>(s: S, _: DType, p: *const u8) -> ([S::I; 4], S::F, S::F) {
         let (four, two) = (s.splat_i(0x0f0f_0f0f), s.splat_i(0x3030_3030));
         // SAFETY: 128 bytes of low bits, 64 of high ones, 16 of scales, d.
         unsafe {
@@ -319,7 +367,61 @@ impl Format for Q6_K {
                 s.or(s.and(s.shr::<4>(b), four), s.and(s.shr::<2>(high), two)),
             ];
             let d = s.f16_to_f32(u16::from_le_bytes(p.add(208).cast::<[u8; 2]>().read()));
-            (u, s.mul(s.float(s.load_i8(p.add(192).cast())), s.splat(d)))
+            let scales = s.mul(s.float(s.load_i8(p.add(192).cast())), s.splat(d));
+            (u, scales, scales)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        cpu::{
+            kernel::Tensor,
+            simd::{Isa, simd},
+        },
+        layout::Spec,
+        op::Rng,
+        quant,
+    };
+
+    #[test]
+    fn every_format_as_its_decoded_numbers() {
+        let Some(isa) = Isa::available().into_iter().find(|isa| isa.dots()) else { return };
+        let (m, n, mut rng) = (15, 20, Rng(3));
+        for &dtype in DType::ALL.iter().filter(|d| d.is_quantized()) {
+            let k = 2 * BLOCK + dtype.block().0;
+            let mut normal = |count: usize| -> Vec<f32> { (0..count).map(|_| rng.normal() as f32).collect() };
+            let (x, numbers) = (normal(m * 3 * BLOCK), normal(n * k));
+            let mut bytes = vec![0; dtype.bytes(n * k).unwrap()];
+            quant::encode(dtype, &numbers, &mut bytes).unwrap();
+            let mut decoded = vec![0f32; n * k];
+            quant::decode(dtype, &bytes, &mut decoded).unwrap();
+            let spec = Spec::new(dtype, &[n, k]).unwrap();
+            let w = Weight { tensor: Tensor::new(bytes.as_mut_ptr(), &spec), offset: 0, packed: false, scales: None };
+            let mut blocks: Vec<Block> = Vec::with_capacity(m * 3);
+            let mut c = vec![0f32; m * n];
+            let mut power = (0.0, 0.0);
+            for (i, x) in x.chunks_exact(3 * BLOCK).enumerate() {
+                for b in 0..3 {
+                    let mut part = [0f32; BLOCK];
+                    let len = BLOCK.min(k - b * BLOCK);
+                    part[..len].copy_from_slice(&x[b * BLOCK..][..len]);
+                    // SAFETY: there is room for three blocks of each row.
+                    simd!(isa, s => unsafe { block(s, dtype, part.as_ptr(), blocks.as_mut_ptr().add(3 * i + b)) });
+                }
+            }
+            // SAFETY: all blocks are there, as are the rows of the weight and of the result.
+            simd!(isa, s => unsafe { multiply(s, m, (blocks.as_ptr(), 3), &w, (0, n), (c.as_mut_ptr(), n)) });
+            for (i, x) in x.chunks_exact(3 * BLOCK).enumerate() {
+                for (j, w) in decoded.chunks_exact(k).enumerate() {
+                    let want: f64 = x.iter().zip(w).map(|(&x, &w)| x as f64 * w as f64).sum();
+                    power.0 += (want - c[i * n + j] as f64).powi(2);
+                    power.1 += want * want;
+                }
+            }
+            assert!(power.0 < 5e-4 * power.1, "{dtype}: {:.2e}", power.0 / power.1);
         }
     }
 }

@@ -191,6 +191,24 @@ impl Simd for Avx512 {
         unsafe { _mm_prefetch::<_MM_HINT_T0>(p.cast()) }
     }
 
+    #[inline(always)]
+    fn look_up(self, table: &[i8; 16], index: __m512i) -> __m512i {
+        // SAFETY: `self` proves that the processor has the instructions; the table is 16 bytes.
+        unsafe { _mm512_shuffle_epi8(_mm512_broadcast_i32x4(_mm_loadu_si128(table.as_ptr().cast())), index) }
+    }
+
+    #[inline(always)]
+    fn narrow(self, from: [__m512i; 4]) -> __m512i {
+        // SAFETY: `self` proves that the processor has the instructions.
+        unsafe {
+            let [a, b, c, d] = from;
+            let v = _mm512_packs_epi16(_mm512_packs_epi32(a, b), _mm512_packs_epi32(c, d));
+            // Each 128-bit lane has four bytes of each vector.
+            let order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+            _mm512_permutexvar_epi32(order, v)
+        }
+    }
+
     lanes! {
         splat(x: f32) -> __m512 = _mm512_set1_ps(x);
         splat_i(x: i32) -> __m512i = _mm512_set1_epi32(x);

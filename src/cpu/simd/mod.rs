@@ -176,6 +176,31 @@ pub(crate) trait Simd: Copy + std::fmt::Debug + Send + Sync + 'static {
         let p3 = self.mul_i(self.shr::<24>(u), self.sar::<24>(i));
         self.add_i(c, self.add_i(self.add_i(p0, p1), self.add_i(p2, p3)))
     }
+    /// For each byte of `index`, all below 16, that byte of the table.
+    #[inline(always)]
+    fn look_up(self, table: &[i8; 16], index: Self::I) -> Self::I {
+        let mut bytes = [0u8; 4 * WIDEST];
+        // SAFETY: the buffer holds the widest vector.
+        unsafe {
+            self.store(bytes.as_mut_ptr().cast(), self.of_bits(index));
+            bytes.iter_mut().for_each(|b| *b = table[(*b & 15) as usize] as u8);
+            self.bits(self.load(bytes.as_ptr().cast()))
+        }
+    }
+    /// The lanes of four vectors, all from -128 to 127, as bytes, in order.
+    #[inline(always)]
+    fn narrow(self, from: [Self::I; 4]) -> Self::I {
+        let mut bytes = [0i8; 4 * WIDEST];
+        // SAFETY: the buffer holds four times the lanes of the widest vector.
+        unsafe {
+            for (i, v) in from.into_iter().enumerate() {
+                let mut lanes = [0i32; WIDEST];
+                self.store(lanes.as_mut_ptr().cast(), self.of_bits(v));
+                (0..Self::LANES).for_each(|j| bytes[i * Self::LANES + j] = lanes[j] as i8);
+            }
+            self.bits(self.load(bytes.as_ptr().cast()))
+        }
+    }
     fn and(self, a: Self::I, b: Self::I) -> Self::I;
     fn or(self, a: Self::I, b: Self::I) -> Self::I;
     fn xor(self, a: Self::I, b: Self::I) -> Self::I;
@@ -389,6 +414,44 @@ mod tests {
         unsafe {
             let (c, u, i) = (s.bits(s.load(sums)), s.bits(s.load(u.cast())), s.bits(s.load(i.cast())));
             s.store(sums, s.of_bits(s.dot(c, u, i)));
+        }
+        S::LANES
+    }
+
+    #[test]
+    fn bytes_are_looked_up_and_narrowed() {
+        let table: [i8; 16] = std::array::from_fn(|i| (i * 37) as i8);
+        let bytes: [u8; 64] = std::array::from_fn(|i| (i * 7 % 16) as u8);
+        let numbers: [i32; 64] = std::array::from_fn(|i| i as i32 * 4 - 128);
+        for isa in Isa::available() {
+            let (mut found, mut narrow) = ([0i8; 64], [0i8; 64]);
+            // SAFETY: no vector is longer than 64 bytes, or has more than 16 lanes.
+            let lanes = simd!(isa, s => unsafe { shorten(s, &table, &bytes, &numbers, &mut found, &mut narrow) });
+            for i in 0..4 * lanes {
+                assert_eq!(found[i], table[bytes[i] as usize], "{}", isa.name());
+                assert_eq!(narrow[i], numbers[i] as i8, "{}", isa.name());
+            }
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn shorten<S: Simd>(
+        s: S,
+        table: &[i8; 16],
+        bytes: &[u8; 64],
+        numbers: &[i32; 64],
+        found: &mut [i8; 64],
+        narrow: &mut [i8; 64],
+    ) -> usize {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let v = s.look_up(table, s.bits(s.load(bytes.as_ptr().cast())));
+            s.store(found.as_mut_ptr().cast(), s.of_bits(v));
+            let mut v = [s.splat_i(0); 4];
+            for (i, v) in v.iter_mut().enumerate() {
+                *v = s.bits(s.load(numbers.as_ptr().add(i * S::LANES).cast()));
+            }
+            s.store(narrow.as_mut_ptr().cast(), s.of_bits(s.narrow(v)));
         }
         S::LANES
     }

@@ -22,6 +22,48 @@ pub(super) static IQ3_XXS: Grid<4> = Grid::new(&iq3_xxs::POINTS, 8, [4.0, 12.0, 
 pub(super) static IQ3_S: Grid<4> = Grid::new(&iq3_s::POINTS, 8, [1.0, 3.0, 5.0, 7.0, 9.0, 11.0, 13.0, 15.0]);
 const IQ2: [f32; 8] = [8.0, 25.0, 43.0, 0.0, 0.0, 0.0, 0.0, 0.0];
 
+/// The points as bytes, a coordinate each, the first lowest; and the bytes 255 where a bit is set.
+#[cfg(feature = "cpu")]
+pub(crate) mod bytes {
+    pub(crate) static IQ1: [u64; 2048] = wide(&super::iq1_s::POINTS, [-8, 0, 8, 0]);
+    pub(crate) static IQ2_XXS: [u64; 256] = wide(&super::iq2_xxs::POINTS, IQ2);
+    pub(crate) static IQ2_XS: [u64; 512] = wide(&super::iq2_xs::POINTS, IQ2);
+    pub(crate) static IQ2_S: [u64; 1024] = wide(&super::iq2_s::POINTS, IQ2);
+    pub(crate) static IQ3_XXS: [u32; 256] = narrow(&super::iq3_xxs::POINTS, [4, 12, 20, 28, 36, 44, 52, 62]);
+    pub(crate) static IQ3_S: [u32; 512] = narrow(&super::iq3_s::POINTS, [1, 3, 5, 7, 9, 11, 13, 15]);
+    pub(crate) static MASKS: [u64; 256] = masks();
+    const IQ2: [i8; 4] = [8, 25, 43, 0];
+
+    const fn wide<const N: usize>(words: &[u16; N], levels: [i8; 4]) -> [u64; N] {
+        let (mut all, mut i) = ([0; N], 0);
+        while i < 8 * N {
+            let level = levels[(words[i / 8] >> (i % 8 * 2) & 3) as usize];
+            all[i / 8] |= (level as u8 as u64) << (i % 8 * 8);
+            i += 1;
+        }
+        all
+    }
+
+    const fn narrow<const N: usize>(words: &[u16; N], levels: [u8; 8]) -> [u32; N] {
+        let (mut all, mut i) = ([0; N], 0);
+        while i < 4 * N {
+            let level = levels[(words[i / 4] >> (i % 4 * 4) & 7) as usize];
+            all[i / 4] |= (level as u32) << (i % 4 * 8);
+            i += 1;
+        }
+        all
+    }
+
+    const fn masks() -> [u64; 256] {
+        let (mut all, mut i) = ([0; 256], 0);
+        while i < 8 * 256 {
+            all[i / 8] |= if i / 8 >> (i % 8) & 1 == 1 { 255 << (i % 8 * 8) } else { 0 };
+            i += 1;
+        }
+        all
+    }
+}
+
 /// A grid of points of `D` coordinates.
 pub(super) struct Grid<const D: usize> {
     /// A power of two of points, `16 / D` bits per coordinate, the first lowest.
