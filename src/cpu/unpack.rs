@@ -342,8 +342,8 @@ fn iq2_xxs<S: Simd>(s: S, p: &[u8; 66], q: &mut [i8; 256], scale: &mut [f32; 16]
         let bits = u32::from_le_bytes([p[4], p[5], p[6], p[7]]);
         let factor = d * (0.5 + (bits >> 28) as f32) * 0.25;
         (scale[2 * g], scale[2 * g + 1]) = (factor, factor);
-        for j in 0..4 {
-            put(q, 4 * g + j, signed(points::IQ2_XXS[p[j] as usize], eighth(bits >> (7 * j))));
+        for (j, &point) in p[..4].iter().enumerate() {
+            put(q, 4 * g + j, signed(points::IQ2_XXS[point as usize], eighth(bits >> (7 * j))));
         }
     }
 }

@@ -57,7 +57,7 @@ pub(crate) mod bytes {
     const fn masks() -> [u64; 256] {
         let (mut all, mut i) = ([0; 256], 0);
         while i < 8 * 256 {
-            all[i / 8] |= if i / 8 >> (i % 8) & 1 == 1 { 255 << (i % 8 * 8) } else { 0 };
+            all[i / 8] |= if ((i / 8) >> (i % 8)) & 1 == 1 { 255 << (i % 8 * 8) } else { 0 };
             i += 1;
         }
         all
