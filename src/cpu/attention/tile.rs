@@ -17,7 +17,7 @@
 //!
 //! Measured, one thread, AVX-512, head dim 128, f32, causal, on a machine shared with others, as shares of the rate of multiply-adds
 //! in registers in the same seconds (they vary by a fifth): 2048 rows of 32 heads by 8 kv heads 94 %; 512 rows 85 %, by 32 kv heads
-//! 63 to 88 %; head dim 64, 512 rows by 8: 83 %. Before cuts and short exponentials, on a quiet machine: 50 to 55 % and 36 to 39 %.
+//! 57 to 88 %; head dim 64, 512 rows by 8: 83 %.
 //!
 //! Tried and lost: many rows reading f32 keys in place (rows a power of two apart evict each other); ranges of keys half as long;
 //! a call for each row's conversion, which took twice as long as the conversion; subnormal weights (an assist of the processor each).

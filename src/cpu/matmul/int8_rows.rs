@@ -11,7 +11,7 @@
 //! Weights are `s_g (u - o)` or `s_g u - m_g`: the part without u is a product of 16 lanes, the format's scales (and offsets) times
 //! `sums`, in which x's sums over groups lie where that format needs them. Written for vectors of 64 bytes.
 //!
-//! One thread, AVX-512 VNNI, a weight of 4096 x 2048, us for q8_0, q4_0, q4_k, q6_k: one row 317, 234, 210, 282 (28 to 20 GB/s),
+//! Before scales were permuted once a block, one thread, AVX-512 VNNI, a weight of 4096 x 2048, us for q8_0, q4_0, q4_k, q6_k: one row 317, 234, 210, 282 (28 to 20 GB/s),
 //! where `rows` takes 1006 to 1179; 8 rows 1229, 1158, 1055, 1015, where `plain` takes 2297 to 2660. Rows are taken
 //! four at a time, and the weight is unpacked again for each four: beyond some twenty (q8_0: five) panels are faster.
 

@@ -10,7 +10,7 @@
 //!
 //! The rows of a call are cut into strips of one height ([`height`]), at most one row of padding in each: time does not fall where
 //! a row is added. Strips of 12, 4 and 1, as they were before, took for 3, 7, 11 and 15 rows 2.1, 1.6, 1.6 and 1.2 times as
-//! long (AVX-512, the loop alone, panels in the second cache, in turns); from 24 rows on both are equal within 5 %.
+//! long (AVX-512, the loop alone, panels in the second cache, in turns); from 24 rows on both are equal within a tenth.
 //! The loop is 2 loads, 14 broadcasts and 28 multiply-adds, nothing spilled; on a quiet core, with four panels and 16 strips in the
 //! second cache, it reached 169 of 174 GFLOP/s. Tried and lost: fetching `c` ahead, 3 to 10 % slower at 1024 cubed on a busy
 //! machine; the dot product of bf16 pairs, which this processor (Xeon, model 207) starts every second cycle: 86 GFLOP/s, half of f32.

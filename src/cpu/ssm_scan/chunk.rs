@@ -14,7 +14,7 @@
 //!
 //! Measured on one core with AVX-512 (f32 peak 175 GFLOP/s, matrix products of the size 114), f32, p 64, n 128: 2048 tokens of 48 heads in
 //! 41 ms, 512 of 128 in 24 ms, 98 and 112 GFLOP/s; the step by step scan took 142 and 90 ms, with the state in the nearest cache. Rows of x and
-//! out lie kilobytes apart, which cost a third of the time before they were asked for early.
+//! out lie kilobytes apart, and are asked for early: what that gains was lost in the noise of a shared machine.
 //!
 //! Longer chunks only add to M X. A sum of logarithms that grows (a > 0 or dt < 0, which models do not have) cuts a chunk short before
 //! an exponential can overflow; one that falls is held at -200 a step, so that no difference is inf - inf.
