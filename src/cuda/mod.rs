@@ -6,7 +6,7 @@ mod driver;
 mod elementwise;
 mod gather;
 #[cfg(all(test, feature = "conformance"))]
-mod interpreted;
+mod interpreted_tests;
 mod kernel;
 mod matmul;
 mod module;

@@ -42,22 +42,22 @@ macro_rules! formats {
 }
 quant_table!(formats);
 
-#[cfg(feature = "cpu")]
+#[allow(unused_imports, reason = "for devices that decode with code of their own, each of which can be dropped")]
 pub(crate) use self::{grid::bytes as points, mxfp4::power as mx_power, nvfp4::half_scale};
 
 /// IQ4_NL's levels.
-#[cfg(feature = "cpu")]
+#[allow(dead_code, reason = "as above")]
 pub(crate) const fn iq4_nl_levels() -> [i8; 16] {
     whole(iq4_nl::LEVELS)
 }
 
 /// MXFP4's and NVFP4's levels.
-#[cfg(feature = "cpu")]
+#[allow(dead_code, reason = "as above")]
 pub(crate) const fn mx_levels() -> [i8; 16] {
     whole(mxfp4::LEVELS)
 }
 
-#[cfg(feature = "cpu")]
+#[allow(dead_code, reason = "as above")]
 const fn whole(levels: [f32; 16]) -> [i8; 16] {
     let (mut all, mut i) = ([0; 16], 0);
     while i < 16 {

@@ -23,7 +23,7 @@ pub(super) static IQ3_S: Grid<4> = Grid::new(&iq3_s::POINTS, 8, [1.0, 3.0, 5.0, 
 const IQ2: [f32; 8] = [8.0, 25.0, 43.0, 0.0, 0.0, 0.0, 0.0, 0.0];
 
 /// The points as bytes, a coordinate each, the first lowest; and the bytes 255 where a bit is set.
-#[cfg(feature = "cpu")]
+#[allow(dead_code, reason = "for devices that decode with code of their own, each of which can be dropped")]
 pub(crate) mod bytes {
     pub(crate) static IQ1: [u64; 2048] = wide(&super::iq1_s::POINTS, [-8, 0, 8, 0]);
     pub(crate) static IQ2_XXS: [u64; 256] = wide(&super::iq2_xxs::POINTS, IQ2);
