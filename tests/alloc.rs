@@ -144,7 +144,7 @@ fn steady_state() -> Result<()> {
     let (len, sinks) = (i(&[1])?, f(&[8])?);
     let time = |work: &dyn Fn() -> Result<()>| -> Result<f64> {
         let mut best = f64::INFINITY;
-        for _ in 0..50 {
+        for _ in 0..1000 {
             let start = Instant::now();
             (0..200).try_for_each(|_| work())?;
             best = best.min(start.elapsed().as_nanos() as f64 / 200.0);
