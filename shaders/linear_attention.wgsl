@@ -5,6 +5,14 @@ var<workgroup> mapped: array<f32, 256>; // the row being mapped
 var<workgroup> sums: array<f32, (ELEMENTS + 1u) * (WG + 1u)>;
 var<workgroup> valid: u32;
 
+fn feature_of(f: u32) -> f32 {
+    var dot = 0.0;
+    for (var e = 0u; e < p.d; e++) {
+        dot += mapped[e] * load_omega(e * p.omega_t1 + f * p.omega_t0);
+    }
+    return relu(dot) + p.eps;
+}
+
 @compute @workgroup_size(64)
 fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
     let group = id.x + id.y * p.grid_x;
@@ -36,11 +44,7 @@ fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) l
         for (var c = 0u; c < 4u; c++) {
             let f = lane + c * WG;
             if f < p.features {
-                var dot = 0.0;
-                for (var e = 0u; e < p.d; e++) {
-                    dot += mapped[e] * load_omega(e * p.omega_t1 + f * p.omega_t0);
-                }
-                let feature = relu(dot) + p.eps;
+                let feature = feature_of(f);
                 z[c] += feature;
                 for (var e = 0u; e < ELEMENTS && first + e < p.dv; e++) {
                     s[c][e] += feature * load_v(b * p.v_t3 + j * p.v_t2 + head * p.v_t1 + (first + e) * p.v_t0);
@@ -62,11 +66,7 @@ fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) l
         for (var c = 0u; c < 4u; c++) {
             let f = lane + c * WG;
             if f < p.features {
-                var dot = 0.0;
-                for (var e = 0u; e < p.d; e++) {
-                    dot += mapped[e] * load_omega(e * p.omega_t1 + f * p.omega_t0);
-                }
-                let feature = relu(dot) + p.eps;
+                let feature = feature_of(f);
                 denominator += feature * z[c];
                 for (var e = 0u; e < ELEMENTS; e++) {
                     y[e] += feature * s[c][e];

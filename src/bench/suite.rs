@@ -17,6 +17,8 @@ words! {
         Attention = "attention",
         /// State-space layers of the hybrids.
         Ssm = "ssm",
+        /// What lies between the products, mostly on 512 rows of 4096 numbers: norms, softmax, functions, rope, top-k, copies.
+        Between = "between",
     }
 }
 
@@ -72,6 +74,7 @@ pub fn ops(suite: Suite) -> Vec<Op> {
         }
         Suite::Attention => attention(),
         Suite::Ssm => ssm(&[1, 512, 2048]),
+        Suite::Between => between(),
     };
     let legal = |t: &String| t.parse::<Op>().ok().filter(|op| op.validate().is_ok());
     text.iter().filter_map(legal).collect()
@@ -184,6 +187,41 @@ fn ssm(lengths: &[usize]) -> Vec<String> {
     all
 }
 
+fn between() -> Vec<String> {
+    let x = "f32:512x4096";
+    let unary = ["gelu-tanh", "gelu-erf", "silu"].map(|f| format!("elementwise a={x} out={x} function={f}"));
+    let binary = ["add", "silu-mul"].map(|f| format!("elementwise a={x} out={x} b={x} function={f}"));
+    let ropes = ["adjacent", "half"].map(|style| format!("rope x=f32:512x32x128 positions=i32:512 style={style}"));
+    let reductions = ["sum", "arg-max", "log-sum-exp"].map(|kind| {
+        let out = if kind == "arg-max" { "i32" } else { "f32" };
+        format!("reduce x={x} out={out}:512x1 kind={kind}")
+    });
+    let rest = [
+        format!("norm x={x} out={x} weight=f32:4096"),
+        format!("norm x={x} out={x} weight=f32:4096 bias=f32:4096 kind=layer"),
+        format!("norm x={x} out={x} weight=f32:4096 residual={x} sum={x} factor=0.22"),
+        format!("norm x={x} out={x} weight=f32:4096 gate={x}"),
+        format!("softmax x={x} out={x}"),
+        format!("reduce x={x} out={x} kind=l2-normalize"),
+        format!("top_k x={x} values=f32:512x8 indices=i32:512x8"),
+        "top_k x=f32:1x131072 values=f32:1x40 indices=i32:1x40".into(),
+        "sample logits=f32:1x131072 seed=i32:2 out=i32:1 top_k=40 top_p=0.95".into(),
+        "kv_append x=f32:512x8x128 slots=i32:512 cache=f16:4096x8x128".into(),
+        "kv_append x=f32:512x8x128 slots=i32:512 cache=q8_0:4096x8x128".into(),
+        format!("convert x={x} out=bf16:512x4096"),
+        "convert x=f32:2048x2048@1x2048 out=f32:2048x2048".into(),
+        "convert x=q4_k:4096x4096 out=bf16:4096x4096".into(),
+        "scatter x=f32:4096x1024 index=i32:4096 out=f32:512x1024 weight=f32:4096".into(),
+        "segment x=f32:65536x64 segments=i32:65536 out=f32:4096x64".into(),
+        "selective_scan x=f32:1x256x4096 dt=f32:1x256x4096 a=f32:4096x16 b=f32:1x256x16 c=f32:1x256x16 \
+         out=f32:1x256x4096 state=f32:1x4096x16 softplus=true"
+            .into(),
+        "conv x=f32:1x3x224x224 w=f32:768x3x16x16 out=f32:1x768x14x14 stride=16".into(),
+        "conv x=f32:1x64x56x56 w=f32:64x64x3x3 out=f32:1x64x56x56 pad=1".into(),
+    ];
+    [&unary[..], &binary, &ropes, &reductions, &rest].concat()
+}
+
 fn quick() -> Vec<String> {
     let mut all = vec![
         product(512, 512, 512, "f32"),
@@ -216,6 +254,7 @@ mod tests {
             (Suite::Attention, attention()),
             (Suite::Ssm, ssm(&[1, 512, 2048])),
             (Suite::Square, square()),
+            (Suite::Between, between()),
         ] {
             let wrong: Vec<_> =
                 listed.iter().filter_map(|t| t.parse::<Op>().and_then(|op| op.validate()).err()).collect();

@@ -1,8 +1,4 @@
-//! Tests on sizes beyond the conformance cases: several tiles, tasks and ranges of keys; the same bits whatever the threads; and
-//! how fast it goes.
-
-use std::time::Instant;
-
+//! Tests on sizes beyond the conformance cases: several tiles, tasks and ranges of keys; the same bits whatever the threads.
 use super::{Cpu, simd::Isa};
 use crate::{
     Backend, DType, Op, Spec, View,
@@ -168,79 +164,6 @@ fn neighbours_do_not_change_bits() {
         for n in [1, 2, 17] {
             // The last rows: positions count from the end.
             assert!(run(n, &q[(40 - n) * row..], &k) == all[(40 - n) * row..], "{} {n}", isa.name());
-        }
-    }
-}
-
-/// `cargo test --release --features conformance cpu_speed -- --ignored --nocapture`; the variable `TESELA_CASE` picks those that
-/// begin so.
-#[test]
-#[ignore = "a measurement"]
-fn cpu_speed() {
-    let cases = [
-        "conv1d x=f32:1x512x4096 w=f32:4096x4 out=f32:1x512x4096 bias=f32:4096 state=f32:1x3x4096 act=silu",
-        "ssm_scan x=f32:1x256x64x64 dt=f32:1x256x64 a=f32:64 b=f32:1x256x1x128 c=f32:1x256x1x128 out=f32:1x256x64x64 \
-         state=f32:1x64x64x128 softplus=true",
-        "selective_scan x=f32:1x256x4096 dt=f32:1x256x4096 a=f32:4096x16 b=f32:1x256x16 c=f32:1x256x16 \
-         out=f32:1x256x4096 state=f32:1x4096x16 softplus=true",
-        "linear_attention q=f32:1x512x12x64 k=f32:1x512x12x64 v=f32:1x512x12x64 omega=f32:64x32 out=f32:1x512x12x64",
-        "norm x=f32:512x4096 out=f32:512x4096 weight=f32:4096",
-        "norm x=bf16:512x4096 out=bf16:512x4096 weight=f32:4096 residual=bf16:512x4096 sum=bf16:512x4096",
-        "softmax x=f32:512x4096 out=f32:512x4096",
-        "rope x=f32:512x32x128 positions=i32:512 style=half",
-        "rope x=f32:512x32x128 positions=i32:512",
-        "kv_append x=f32:512x8x128 slots=i32:512 cache=f16:4096x8x128",
-        "kv_append x=f32:512x8x128 slots=i32:512 cache=q8_0:4096x8x128",
-        "convert x=f32:4096x4096 out=f32:4096x4096",
-        "convert x=f32:4096x4096 out=bf16:4096x4096",
-        "convert x=f16:4096x4096 out=f32:4096x4096",
-        "convert x=f32:2048x2048@1x2048 out=f32:2048x2048",
-        "convert x=f32:2048x2048@1x2048 out=f16:2048x2048",
-        "convert x=q4_0:4096x4096 out=f32:4096x4096",
-        "convert x=q4_k:4096x4096 out=bf16:4096x4096",
-        "convert x=f32:1024x4096 out=q8_0:1024x4096",
-        "reduce x=f32:4096x4096 out=f32:4096x1",
-        "reduce x=f32:1x131072 out=i32:1x1 kind=arg-max",
-        "reduce x=f32:512x4096 out=f32:512x1 kind=log-sum-exp",
-        "reduce x=f32:512x4096 out=f32:512x4096 kind=l2-normalize",
-        "top_k x=f32:1x131072 values=f32:1x40 indices=i32:1x40",
-        "top_k x=f32:1x262144 values=f32:1x256 indices=i32:1x256",
-        "top_k x=f32:512x64 values=f32:512x8 indices=i32:512x8 softmax=true",
-        "sample logits=f32:1x131072 seed=i32:2 out=i32:1 temperature=0.8",
-        "sample logits=f32:1x131072 seed=i32:2 out=i32:1 top_p=0.95",
-        "sample logits=f32:1x131072 seed=i32:2 out=i32:1 top_k=40 top_p=0.95",
-        "scatter x=f32:4096x1024 index=i32:4096 out=f32:512x1024 weight=f32:4096",
-        "segment x=f32:65536x64 segments=i32:65536 out=f32:4096x64",
-        "segment x=f32:65536x64 segments=i32:65536 out=f32:65536x64 kind=softmax count=4096",
-        "conv x=f32:1x3x224x224 w=f32:768x3x16x16 out=f32:1x768x14x14 stride=16",
-        "conv x=f32:1x64x56x56 w=f32:64x64x3x3 out=f32:1x64x56x56 pad=1",
-        "conv x=f32:1x256x56x56 w=f32:256x1x3x3 out=f32:1x256x56x56 pad=1 groups=256",
-        "attention q=f32:1x512x32x128 k=f32:1x512x32x128 v=f32:1x512x32x128 out=f32:1x512x32x128 causal=true",
-        "attention q=bf16:1x512x32x128 k=bf16:1x512x8x128 v=bf16:1x512x8x128 out=bf16:1x512x32x128 causal=true",
-        "attention q=f32:1x1x32x128 k=f32:1x4096x32x128 v=f32:1x4096x32x128 out=f32:1x1x32x128 causal=true",
-        "attention q=f32:1x1x32x128 k=f32:1x4096x8x128 v=f32:1x4096x8x128 out=f32:1x1x32x128 causal=true",
-        "attention q=f32:1x1x32x128 k=f16:1x4096x8x128 v=f16:1x4096x8x128 out=f32:1x1x32x128 causal=true",
-        "attention q=f32:1x1x32x128 k=bf16:1x4096x8x128 v=bf16:1x4096x8x128 out=f32:1x1x32x128 causal=true",
-        "attention q=f32:1x1x32x128 k=q8_0:1x4096x8x128 v=q8_0:1x4096x8x128 out=f32:1x1x32x128 causal=true",
-        "attention q=f32:1x1x32x128 k=q4_0:1x4096x8x128 v=q4_0:1x4096x8x128 out=f32:1x1x32x128 causal=true",
-        "attention q=f32:1x1x32x128 k=f8e4m3:1x4096x8x128 v=f8e4m3:1x4096x8x128 out=f32:1x1x32x128 causal=true",
-    ];
-    let picked = std::env::var("TESELA_CASE").unwrap_or_default();
-    for isa in Isa::available() {
-        let device = device(isa, 1);
-        for text in cases.into_iter().filter(|text| text.starts_with(&picked)) {
-            let op: Op = text.parse().expect("an operation");
-            let (launch, args, scratch) = prepare(&device, &op);
-            let mut best = f64::INFINITY;
-            let begin = Instant::now();
-            while begin.elapsed().as_secs_f64() < 0.3 {
-                let start = Instant::now();
-                launch.run(&args, scratch.as_ref()).expect("runs");
-                best = best.min(start.elapsed().as_secs_f64());
-            }
-            let cost = op.cost();
-            let (gflops, gbytes) = (cost.flops as f64 / best / 1e9, cost.bytes as f64 / best / 1e9);
-            println!("{:6} {:9.1} us {gflops:7.1} GFLOP/s {gbytes:6.1} GB/s  {text}", isa.name(), best * 1e6);
         }
     }
 }

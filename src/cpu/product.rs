@@ -91,10 +91,6 @@ unsafe fn columns<S: Simd, const NV: usize>(s: S, m: usize, k: usize, a: Left, b
             block::<S, 4, NV>(s, i, k, a, b, c, start);
             i += 4;
         }
-        if i + 2 <= m {
-            block::<S, 2, NV>(s, i, k, a, b, c, start);
-            i += 2;
-        }
         while i < m {
             block::<S, 1, NV>(s, i, k, a, b, c, start);
             i += 1;

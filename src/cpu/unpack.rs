@@ -151,13 +151,24 @@ fn q4_1<S: Simd>(s: S, p: &[u8; 20], q: &mut [i8; 32], scale: &mut [f32; 2], min
     *min = [-half(s, p[2], p[3]); 2];
 }
 
+/// Sets bit `to` of the bytes of `q` where bit `from` of the bytes of `p` is set: eight bytes at a time.
+#[inline(always)]
+fn set_bits(p: &[u8; 32], from: usize, q: &mut [i8; 32], to: usize) {
+    for (p, q) in p.as_chunks::<8>().0.iter().zip(q.as_chunks_mut::<8>().0) {
+        let bits = (u64::from_le_bytes(*p) >> from & 0x0101_0101_0101_0101) << to;
+        *q = (bits | u64::from_le_bytes(q.map(|q| q as u8))).to_le_bytes().map(|b| b as i8);
+    }
+}
+
 /// Nibbles with a fifth bit each.
 #[inline(always)]
 fn fives(p: &[u8], q: &mut [i8; 32], minus: i8) {
-    let high = u32::from_le_bytes([p[0], p[1], p[2], p[3]]);
-    nibbles::<16>(&p[4..20], q, minus);
-    for (i, q) in q.iter_mut().enumerate() {
-        *q += ((high >> i & 1) << 4) as i8;
+    nibbles::<16>(&p[4..20], q, 0);
+    for (q, &high) in q.as_chunks_mut::<8>().0.iter_mut().zip(p) {
+        let set = points::MASKS[high as usize].to_le_bytes();
+        for i in 0..8 {
+            q[i] = (q[i] | (set[i] & 16) as i8) - minus;
+        }
     }
 }
 
@@ -204,12 +215,12 @@ fn q2_k<S: Simd>(s: S, p: &[u8; 84], q: &mut [i8; 256], scale: &mut [f32; 16], m
 
 #[inline(always)]
 fn q3_k<S: Simd>(s: S, p: &[u8; 110], q: &mut [i8; 256], scale: &mut [f32; 16], _: &mut [f32; 16]) {
-    pairs(&p[32..96], q, 4);
+    pairs(&p[32..96], q, 0);
+    let (high, _) = p.split_first_chunk().unwrap_or((&[0; 32], &[]));
     for (bit, q) in q.as_chunks_mut::<32>().0.iter_mut().enumerate() {
-        for i in 0..32 {
-            q[i] += ((p[i] >> bit & 1) << 2) as i8;
-        }
+        set_bits(high, bit, q, 2);
     }
+    q.iter_mut().for_each(|q| *q -= 4);
     let d = half(s, p[108], p[109]);
     for g in 0..16 {
         let code = p[96 + g % 8] >> (g / 8 * 4) & 15 | (p[104 + g % 4] >> (g / 4 * 2) & 3) << 4;
@@ -246,10 +257,9 @@ fn q5_k<S: Simd>(s: S, p: &[u8; 176], q: &mut [i8; 256], scale: &mut [f32; 16], 
     for (p, q) in p[48..].as_chunks::<32>().0.iter().zip(q.as_chunks_mut::<64>().0) {
         nibbles::<32>(p, q, 0);
     }
+    let (high, _) = p[16..].split_first_chunk().unwrap_or((&[0; 32], &[]));
     for (bit, q) in q.as_chunks_mut::<32>().0.iter_mut().enumerate() {
-        for i in 0..32 {
-            q[i] |= ((p[16 + i] >> bit & 1) << 4) as i8;
-        }
+        set_bits(high, bit, q, 4);
     }
     k_groups(s, p, scale, min);
 }

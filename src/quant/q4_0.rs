@@ -7,8 +7,9 @@
 //!
 //! `x[i] = (nibble - 8) * d`. Encoding gives the bytes of GGUF's reference encoder: `d = m / -8` with `m` the element
 //! of the largest magnitude (the first of equals) before rounding to f16, nibbles truncated from `x / d + 8.5` by a
-//! reciprocal; with importance weights the scale is searched by least squares. Mean squared error on normal numbers of variance 1: 7.382e-3. Not settled there: a block with a NaN or
-//! an infinity gets the scale NaN, so that all of it decodes to NaN, and one whose reciprocal overflows is all zeros.
+//! reciprocal; with importance weights the scale is searched by least squares. Mean squared error on normal numbers of
+//! variance 1: 7.382e-3. Not settled there: a block with a NaN or an infinity gets the scale NaN, so that all of it
+//! decodes to NaN, and one whose reciprocal overflows is all zeros.
 
 use half::f16;
 

@@ -6,9 +6,10 @@
 //! ```
 //!
 //! `x[i] = d * nibble + m`. Encoding gives the bytes of GGUF's reference encoder: `m` the smallest element, `d` a
-//! fifteenth of the range before rounding to f16, nibbles truncated from `(x - m) / d + 0.5` by a reciprocal; with importance weights both are searched by least squares. Mean
-//! squared error on normal numbers of variance 1: 6.128e-3. Not settled there: a block with a NaN or an infinity gets
-//! the scale NaN, so that all of it decodes to NaN, and one whose reciprocal overflows has all nibbles zero.
+//! fifteenth of the range before rounding to f16, nibbles truncated from `(x - m) / d + 0.5` by a reciprocal; with
+//! importance weights both are searched by least squares. Mean squared error on normal numbers of variance 1: 6.128e-3.
+//! Not settled there: a block with a NaN or an infinity gets the scale NaN, so that all of it decodes to NaN, and one
+//! whose reciprocal overflows has all nibbles zero.
 
 use half::f16;
 

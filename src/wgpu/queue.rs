@@ -11,6 +11,8 @@ use std::{
     },
 };
 
+use rustc_hash::FxHashSet;
+
 use crate::{
     backend::{Buffer, RawBuffer, Token, View},
     error::{Error, Result},
@@ -280,7 +282,7 @@ impl Queue {
 
     /// Lets go of bindings whose buffers are gone, which would keep the memory.
     fn forget(&self, state: &mut State) {
-        let dead = std::mem::take(&mut *lock(&self.dead));
+        let dead: FxHashSet<u64> = lock(&self.dead).drain(..).collect();
         if !dead.is_empty() {
             state.groups.retain(|bound, _| bound.iter().all(|b| !dead.contains(&b.0)));
         }

@@ -106,7 +106,7 @@ struct Verify {
 
 #[derive(Args)]
 struct Bench {
-    /// quick, models, square, decode, attention or ssm.
+    /// quick, models, square, decode, attention, ssm or between.
     #[arg(long, default_value = "quick")]
     suite: Suite,
     /// Backends or device ids; default: all found but the reference.

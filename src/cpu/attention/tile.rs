@@ -13,11 +13,11 @@
 //! rows that see any of them (not under batch invariance: where the cuts fall depends on the rows of the tile).
 //!
 //! Where scores are no more than scaled dot products the maximum is taken of these, and the scale goes into the multiply-add before
-//! the exponential, of base 2: some sixteen instructions a vector, beside 256 of the products at head dim 128.
+//! the exponential, of base 2: some seventeen instructions a vector, beside 256 of the products at head dim 128.
 //!
-//! Measured, one thread, AVX-512, head dim 128, f32, causal, on a machine shared with others, as shares of the rate of multiply-adds
-//! in registers in the same seconds (they vary by a fifth): 2048 rows of 32 heads by 8 kv heads 94 %; 512 rows 85 %, by 32 kv heads
-//! 57 to 88 %; head dim 64, 512 rows by 8: 83 %.
+//! Measured, one thread, AVX-512, f32, causal, head dim 128, in turns with what was before (no cuts, exponentials of base e), three
+//! times each on an else idle machine: 2048 rows of 32 heads by 8 kv heads 335 to 402 and now 275 to 365 ms, 54 to 70 % of the peak of
+//! the same run; 512 rows by 32 kv heads 34 to 41 and now 31 ms, 39 to 41 %; 512 rows by 8 46 to 59 %, of head dim 64 43 to 46 %.
 //!
 //! Tried and lost: many rows reading f32 keys in place (rows a power of two apart evict each other); ranges of keys half as long;
 //! a call for each row's conversion, which took twice as long as the conversion; subnormal weights (an assist of the processor each).

@@ -143,13 +143,13 @@ unsafe fn exponents<S: Simd>(
     // Rows that have seen nothing yet: every weight is 0 whatever is subtracted.
     let shift = s.select(s.eq(now, s.splat(f32::NEG_INFINITY)), s.zero(), now);
     let factor = math::exp2_flushed(s, s.mul(s.sub(before, shift), log2_e));
-    let (scale, shift) = (s.mul(scale, log2_e), s.neg(s.mul(shift, log2_e)));
-    let mut total = s.zero();
+    // Subtracted before the factor of the base goes in: a model's mask may be the least f32, which no factor may carry to infinity.
+    let (less, mut total) = (s.neg(shift), s.zero());
     // SAFETY: the caller's promise.
     unsafe {
         for i in 0..count {
             let at = scores.add(i * rows);
-            let weight = math::exp2_flushed(s, s.fma(s.load(at), scale, shift));
+            let weight = math::exp2_flushed(s, s.mul(s.fma(s.load(at), scale, less), log2_e));
             total = s.add(total, weight);
             s.store(at, weight);
         }
@@ -198,9 +198,9 @@ pub(super) unsafe fn weights_by_row<S: Simd>(s: S, job: &Job, args: &Args, tile:
             let shift = s.splat(if now == f32::NEG_INFINITY { 0.0 } else { now });
             let log2_e = s.splat(std::f32::consts::LOG2_E);
             let factor = s.max_lane(math::exp2_flushed(s, s.mul(s.sub(s.splat(*largest), shift), log2_e)));
-            let (mut total, shift) = (s.zero(), s.neg(s.mul(shift, log2_e)));
+            let mut total = s.zero();
             for i in (0..count).step_by(S::LANES) {
-                let weight = math::exp2_flushed(s, s.fma(s.load(scores.add(i)), log2_e, shift));
+                let weight = math::exp2_flushed(s, s.mul(s.sub(s.load(scores.add(i)), shift), log2_e));
                 total = s.add(total, weight);
                 s.store(scores.add(i), weight);
             }

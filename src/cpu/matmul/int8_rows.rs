@@ -11,9 +11,10 @@
 //! Weights are `s_g (u - o)` or `s_g u - m_g`: the part without u is a product of 16 lanes, the format's scales (and offsets) times
 //! `sums`, in which x's sums over groups lie where that format needs them. Written for vectors of 64 bytes.
 //!
-//! Before scales were permuted once a block, one thread, AVX-512 VNNI, a weight of 4096 x 2048, us for q8_0, q4_0, q4_k, q6_k: one row 317, 234, 210, 282 (28 to 20 GB/s),
-//! where `rows` takes 1006 to 1179; 8 rows 1229, 1158, 1055, 1015, where `plain` takes 2297 to 2660. Rows are taken
-//! four at a time, and the weight is unpacked again for each four: beyond some twenty (q8_0: five) panels are faster.
+//! One thread, AVX-512 VNNI, a weight of 2048 x 2048 that does not lie in the cache, in turns with what was before: 8 rows by q4_k 0.67 to
+//! 0.75 ms (0.84 to 0.88, scales permuted for each row); one row by q5_k 0.78 to 0.90 ms (3.2 to 3.5, decoded to f32), by q4_k 0.38 to
+//! 0.48 and by q8_0 0.47 to 0.60 ms (as before): 6 and 8 GB/s, a third of the read peak, far from what streaming should give. The
+//! weight is unpacked again for each strip of rows: beyond some twenty (q8_0: five) panels are faster.
 
 use std::{mem::MaybeUninit, slice};
 

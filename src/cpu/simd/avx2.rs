@@ -28,28 +28,6 @@ impl Avx2 {
     }
 }
 
-/// A safe method from an expression of intrinsics that touch no memory.
-macro_rules! lanes {
-    ($($name:ident($($a:ident: $t:ty),*) -> $r:ty = $e:expr;)*) => {
-        $(#[inline(always)]
-        fn $name(self, $($a: $t),*) -> $r {
-            // SAFETY: `self` proves that the processor has the instructions.
-            unsafe { $e }
-        })*
-    };
-}
-
-/// An unsafe method from an expression of intrinsics that read or write at a pointer.
-macro_rules! memory {
-    ($($name:ident($($a:ident: $t:ty),*) $(-> $r:ty)? = $e:expr;)*) => {
-        $(#[inline(always)]
-        unsafe fn $name(self, $($a: $t),*) $(-> $r)? {
-            // SAFETY: `self` proves that the processor has the instructions; the caller answers for the pointer.
-            unsafe { $e }
-        })*
-    };
-}
-
 impl Simd for Avx2 {
     const LANES: usize = 8;
     type F = __m256;

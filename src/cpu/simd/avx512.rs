@@ -34,28 +34,6 @@ impl Avx512 {
     }
 }
 
-/// A safe method from an expression of intrinsics that touch no memory.
-macro_rules! lanes {
-    ($($name:ident($($a:ident: $t:ty),*) -> $r:ty = $e:expr;)*) => {
-        $(#[inline(always)]
-        fn $name(self, $($a: $t),*) -> $r {
-            // SAFETY: `self` proves that the processor has the instructions.
-            unsafe { $e }
-        })*
-    };
-}
-
-/// An unsafe method from an expression of intrinsics that read or write at a pointer.
-macro_rules! memory {
-    ($($name:ident($($a:ident: $t:ty),*) $(-> $r:ty)? = $e:expr;)*) => {
-        $(#[inline(always)]
-        unsafe fn $name(self, $($a: $t),*) $(-> $r)? {
-            // SAFETY: `self` proves that the processor has the instructions; the caller answers for the pointer.
-            unsafe { $e }
-        })*
-    };
-}
-
 impl Simd for Avx512 {
     const LANES: usize = 16;
     const DOTS: bool = true;

@@ -6,6 +6,30 @@
 //! alone is compiled with the instructions enabled: mark helpers `#[inline(always)]`, write no closures between them (a
 //! closure is a function of its own), or let it call [`Simd::outline`]; and call [`Pool::run`](super::pool::Pool::run) outside, `simd!` inside its tasks.
 
+/// A safe method from an expression of intrinsics that touch no memory.
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+macro_rules! lanes {
+    ($($name:ident($($a:ident: $t:ty),*) -> $r:ty = $e:expr;)*) => {
+        $(#[inline(always)]
+        fn $name(self, $($a: $t),*) -> $r {
+            // SAFETY: `self` proves that the processor has the instructions.
+            unsafe { $e }
+        })*
+    };
+}
+
+/// An unsafe method from an expression of intrinsics that read or write at a pointer.
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+macro_rules! memory {
+    ($($name:ident($($a:ident: $t:ty),*) $(-> $r:ty)? = $e:expr;)*) => {
+        $(#[inline(always)]
+        unsafe fn $name(self, $($a: $t),*) $(-> $r)? {
+            // SAFETY: `self` proves that the processor has the instructions; the caller answers for the pointer.
+            unsafe { $e }
+        })*
+    };
+}
+
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]

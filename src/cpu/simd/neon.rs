@@ -43,28 +43,6 @@ impl<const LEVEL: u8> Neon<LEVEL> {
     }
 }
 
-/// A safe method from an expression of intrinsics that touch no memory.
-macro_rules! lanes {
-    ($($name:ident($($a:ident: $t:ty),*) -> $r:ty = $e:expr;)*) => {
-        $(#[inline(always)]
-        fn $name(self, $($a: $t),*) -> $r {
-            // SAFETY: `self` proves that the processor has the instructions.
-            unsafe { $e }
-        })*
-    };
-}
-
-/// An unsafe method from an expression of intrinsics that read or write at a pointer.
-macro_rules! memory {
-    ($($name:ident($($a:ident: $t:ty),*) $(-> $r:ty)? = $e:expr;)*) => {
-        $(#[inline(always)]
-        unsafe fn $name(self, $($a: $t),*) $(-> $r)? {
-            // SAFETY: `self` proves that the processor has the instructions; the caller answers for the pointer.
-            unsafe { $e }
-        })*
-    };
-}
-
 impl<const LEVEL: u8> Simd for Neon<LEVEL> {
     const LANES: usize = 4;
     const DOTS: bool = LEVEL >= DOTPROD;
@@ -178,6 +156,12 @@ impl<const LEVEL: u8> Simd for Neon<LEVEL> {
                 sdot(sdot(c, half, i), half, i)
             }
             _ => usdot(c, u, i),
+        };
+        look_up(table: &[i8; 16], index: int32x4_t) -> int32x4_t =
+            vreinterpretq_s32_s8(vqtbl1q_s8(vld1q_s8(table.as_ptr()), vreinterpretq_u8_s32(index)));
+        narrow(from: [int32x4_t; 4]) -> int32x4_t = {
+            let [a, b, c, d] = from.map(|v| vmovn_s32(v));
+            vreinterpretq_s32_s8(vcombine_s8(vmovn_s16(vcombine_s16(a, b)), vmovn_s16(vcombine_s16(c, d))))
         };
         and(a: int32x4_t, b: int32x4_t) -> int32x4_t = vandq_s32(a, b);
         or(a: int32x4_t, b: int32x4_t) -> int32x4_t = vorrq_s32(a, b);

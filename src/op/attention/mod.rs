@@ -362,12 +362,15 @@ fn fill_pages(n: usize, pages: usize, rng: &mut Rng) -> Vec<f64> {
     all
 }
 
-/// An element of row `row` of an additive mask: now and then -inf, the second row wholly.
+/// An element of row `row` of an additive mask: now and then -inf, the second row wholly; or the least f32, as models have it, the
+/// third row wholly.
 fn fill_mask(row: usize, special: bool, rng: &mut Rng) -> f64 {
     match rng.below(40) {
         0 if special => f64::NAN,
-        0..8 => f64::NEG_INFINITY,
         _ if row == 1 => f64::NEG_INFINITY,
+        _ if row == 2 => f32::MIN as f64,
+        0..8 => f64::NEG_INFINITY,
+        8..12 => f32::MIN as f64,
         _ => rng.value(Fill::Normal),
     }
 }
