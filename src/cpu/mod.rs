@@ -72,7 +72,8 @@ pub struct Cpu(Arc<Device>);
 
 impl Cpu {
     /// Opens it with the best instruction set there is (or the lesser one that the environment variable `TESELA_ISA` names:
-    /// `scalar`, `avx2`, `avx512`) and, by default, as many threads as the process may use: its affinity and its cgroup's quota.
+    /// `scalar`, `avx2`, `avx512`, `neon`, `neon-dotprod`, `neon-i8mm`) and, by default, as many threads as the process may use:
+    /// its affinity and its cgroup's quota.
     pub fn open(options: &OpenOptions) -> Result<Cpu> {
         Ok(Cpu::with_isa(options, Isa::detect()))
     }

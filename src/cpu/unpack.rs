@@ -9,7 +9,7 @@
 use super::simd::Simd;
 use crate::{
     dtype::DType,
-    quant::{half_scale, iq4_nl_levels, mx_levels, mx_power, points},
+    quant::{grid_bytes, half_scale, iq4_nl_levels, mx_levels, mx_power},
 };
 
 /// Up to 256 elements: see above. Beyond the last, all is 0.
@@ -165,7 +165,7 @@ fn set_bits(p: &[u8; 32], from: usize, q: &mut [i8; 32], to: usize) {
 fn fives(p: &[u8], q: &mut [i8; 32], minus: i8) {
     nibbles::<16>(&p[4..20], q, 0);
     for (q, &high) in q.as_chunks_mut::<8>().0.iter_mut().zip(p) {
-        let set = points::MASKS[high as usize].to_le_bytes();
+        let set = grid_bytes::MASKS[high as usize].to_le_bytes();
         for i in 0..8 {
             q[i] = (q[i] | (set[i] & 16) as i8) - minus;
         }
@@ -290,7 +290,7 @@ fn put(q: &mut [i8; 256], run: usize, bytes: u64) {
 /// The bytes, none of them 0, negative where the bit of the sign is set.
 #[inline(always)]
 fn signed(bytes: u64, signs: u8) -> u64 {
-    let mask = points::MASKS[signs as usize];
+    let mask = grid_bytes::MASKS[signs as usize];
     (bytes ^ mask).wrapping_add(mask & 0x0101_0101_0101_0101)
 }
 
@@ -304,7 +304,7 @@ fn eighth(signs: u32) -> u8 {
 /// Eight coordinates of IQ1, times 8, shifted.
 #[inline(always)]
 fn put_iq1(q: &mut [i8; 256], run: usize, point: usize, negative: bool) {
-    let bytes = points::IQ1[point & 2047].to_le_bytes();
+    let bytes = grid_bytes::IQ1[point & 2047].to_le_bytes();
     let shift = if negative { -1 } else { 1 };
     let to = &mut q[8 * run..8 * run + 8];
     bytes.iter().zip(to).for_each(|(&b, q)| *q = b as i8 + shift);
@@ -353,7 +353,7 @@ fn iq2_xxs<S: Simd>(s: S, p: &[u8; 66], q: &mut [i8; 256], scale: &mut [f32; 16]
         let factor = d * (0.5 + (bits >> 28) as f32) * 0.25;
         (scale[2 * g], scale[2 * g + 1]) = (factor, factor);
         for (j, &point) in p[..4].iter().enumerate() {
-            put(q, 4 * g + j, signed(points::IQ2_XXS[point as usize], eighth(bits >> (7 * j))));
+            put(q, 4 * g + j, signed(grid_bytes::IQ2_XXS[point as usize], eighth(bits >> (7 * j))));
         }
     }
 }
@@ -363,7 +363,7 @@ fn iq2_xs<S: Simd>(s: S, p: &[u8; 74], q: &mut [i8; 256], scale: &mut [f32; 16],
     iq2_scales(half(s, p[0], p[1]), &p[66..], scale);
     for (i, run) in p[2..66].as_chunks::<2>().0.iter().enumerate() {
         let run = u16::from_le_bytes(*run);
-        put(q, i, signed(points::IQ2_XS[run as usize & 511], eighth(run as u32 >> 9)));
+        put(q, i, signed(grid_bytes::IQ2_XS[run as usize & 511], eighth(run as u32 >> 9)));
     }
 }
 
@@ -372,7 +372,7 @@ fn iq2_s<S: Simd>(s: S, p: &[u8; 82], q: &mut [i8; 256], scale: &mut [f32; 16], 
     iq2_scales(half(s, p[0], p[1]), &p[74..], scale);
     for i in 0..32 {
         let high = (p[66 + i / 4] >> (i % 4 * 2) & 3) as usize;
-        put(q, i, signed(points::IQ2_S[p[2 + i] as usize | high << 8], p[34 + i]));
+        put(q, i, signed(grid_bytes::IQ2_S[p[2 + i] as usize | high << 8], p[34 + i]));
     }
 }
 
@@ -385,7 +385,7 @@ fn iq3_xxs<S: Simd>(s: S, p: &[u8; 98], q: &mut [i8; 256], scale: &mut [f32; 16]
         (scale[2 * g], scale[2 * g + 1]) = (factor, factor);
         for j in 0..4 {
             let run = 4 * g + j;
-            let point = |i: usize| points::IQ3_XXS[p[2 + 2 * run + i] as usize] as u64;
+            let point = |i: usize| grid_bytes::IQ3_XXS[p[2 + 2 * run + i] as usize] as u64;
             put(q, run, signed(point(0) | point(1) << 32, eighth(bits >> (7 * j))));
         }
     }
@@ -399,8 +399,8 @@ fn iq3_s<S: Simd>(s: S, p: &[u8; 110], q: &mut [i8; 256], scale: &mut [f32; 16],
     }
     for run in 0..32 {
         let high = p[66 + run / 4] as usize >> (run % 4 * 2);
-        let low = points::IQ3_S[p[2 + 2 * run] as usize | (high & 1) << 8] as u64;
-        let up = points::IQ3_S[p[3 + 2 * run] as usize | (high >> 1 & 1) << 8] as u64;
+        let low = grid_bytes::IQ3_S[p[2 + 2 * run] as usize | (high & 1) << 8] as u64;
+        let up = grid_bytes::IQ3_S[p[3 + 2 * run] as usize | (high >> 1 & 1) << 8] as u64;
         put(q, run, signed(low | up << 32, p[74 + run]));
     }
 }
@@ -468,7 +468,7 @@ fn nvfp4<S: Simd>(_: S, p: &[u8; 36], q: &mut [i8; 64], scale: &mut [f32; 4], _:
 fn q1_0<S: Simd>(s: S, p: &[u8; 18], q: &mut [i8; 128], scale: &mut [f32; 8], _: &mut [f32; 8]) {
     for (&p, q) in p[2..].iter().zip(q.as_chunks_mut::<8>().0) {
         // 1 where the bit is set, else -1.
-        *q = (!points::MASKS[p as usize] | 0x0101_0101_0101_0101).to_le_bytes().map(|b| b as i8);
+        *q = (!grid_bytes::MASKS[p as usize] | 0x0101_0101_0101_0101).to_le_bytes().map(|b| b as i8);
     }
     *scale = [half(s, p[0], p[1]); 8];
 }

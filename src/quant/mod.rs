@@ -43,7 +43,7 @@ macro_rules! formats {
 quant_table!(formats);
 
 #[allow(unused_imports, reason = "for devices that decode with code of their own, each of which can be dropped")]
-pub(crate) use self::{grid::bytes as points, mxfp4::power as mx_power, nvfp4::half_scale};
+pub(crate) use self::{grid::bytes as grid_bytes, mxfp4::power as mx_power, nvfp4::half_scale};
 
 /// IQ4_NL's levels.
 #[allow(dead_code, reason = "as above")]
