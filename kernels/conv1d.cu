@@ -21,13 +21,13 @@ KERNEL void __launch_bounds__(256) conv1d(const __grid_constant__ Args p) {
     for (int k = 0; k < 8; k++) {
         i64 tap = k + (i64)p.taps - 8;
         bool held = tap >= 0;
-        w[k] = held ? load(p.w, c * p.w.stride[1] + tap * p.w.stride[0]) : 0.0f;
-        past[k] = held && k < 7 && p.state.data ? load(p.state, state + tap * p.state.stride[1]) : 0.0f;
+        w[k] = held ? load_float(p.w, c * p.w.stride[1] + tap * p.w.stride[0]) : 0.0f;
+        past[k] = held && k < 7 && p.state.data ? load_float(p.state, state + tap * p.state.stride[1]) : 0.0f;
     }
-    float bias = p.bias.data ? load(p.bias, c * p.bias.stride[0]) : 0.0f;
+    float bias = p.bias.data ? load_float(p.bias, c * p.bias.stride[0]) : 0.0f;
 #pragma unroll 1
     for (u64 t = 0; t < p.t; t++) {
-        past[7] = load(p.x, b * p.x.stride[2] + t * p.x.stride[1] + c * p.x.stride[0]);
+        past[7] = load_float(p.x, b * p.x.stride[2] + t * p.x.stride[1] + c * p.x.stride[0]);
         float sum = bias;
 #pragma unroll
         for (int k = 0; k < 8; k++) {

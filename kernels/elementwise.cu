@@ -44,6 +44,6 @@ KERNEL void __launch_bounds__(256) elementwise(const __grid_constant__ Args p) {
         b += at * p.b.stride[d];
         out += at * p.out.stride[d];
     }
-    float y = p.b.data ? load(p.b, b) : 0.0f;
-    store(p.out, out, apply(p.function, load(p.a, a), y, p.alpha, p.beta));
+    float y = p.b.data ? load_float(p.b, b) : 0.0f;
+    store(p.out, out, apply(p.function, load_float(p.a, a), y, p.alpha, p.beta));
 }

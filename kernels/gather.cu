@@ -13,7 +13,7 @@ KERNEL void __launch_bounds__(256) gather(const __grid_constant__ Args p) {
     u64 e = (u64)blockIdx.x * 256 + threadIdx.x;
     if (e >= p.elements) return;
     u64 i = e / p.d, j = e % p.d;
-    i64 row = ((const int*)p.index.data)[i * p.index.stride[0]];
+    i64 row = load_index(p.index, i * p.index.stride[0]);
     float y = 0.0f;
     if (row >= 0 && (u64)row < p.rows) y = p.scale * load(p.table, row * p.table.stride[1] + j * p.table.stride[0]);
     store(p.out, i * p.out.stride[1] + j * p.out.stride[0], y);

@@ -18,12 +18,12 @@ struct Row {
 };
 
 DEV float element(const Args& p, const Row& r, u64 j) {
-    float s = load(p.x, r.x + j * p.x.stride[0]);
-    return p.residual.data ? load(p.residual, r.residual + j * p.residual.stride[0]) + p.factor * s : s;
+    float s = load_float(p.x, r.x + j * p.x.stride[0]);
+    return p.residual.data ? load_float(p.residual, r.residual + j * p.residual.stride[0]) + p.factor * s : s;
 }
 
 DEV float gated(const Args& p, const Row& r, u64 j, float s) {
-    return p.gate.data ? s * silu(load(p.gate, r.gate + j * p.gate.stride[0])) : s;
+    return p.gate.data ? s * silu(load_float(p.gate, r.gate + j * p.gate.stride[0])) : s;
 }
 
 KERNEL void __launch_bounds__(256) norm(const __grid_constant__ Args p) {
@@ -58,8 +58,8 @@ KERNEL void __launch_bounds__(256) norm(const __grid_constant__ Args p) {
     for (u64 j = threadIdx.x; j < p.n; j += 256) {
         float s = element(p, r, j);
         float y = (gated(p, r, j, s) - mean) / deviation;
-        if (p.weight.data) y *= load(p.weight, j * p.weight.stride[0]);
-        if (p.bias.data) y += load(p.bias, j * p.bias.stride[0]);
+        if (p.weight.data) y *= load_float(p.weight, j * p.weight.stride[0]);
+        if (p.bias.data) y += load_float(p.bias, j * p.bias.stride[0]);
         if (p.sum.data) store(p.sum, r.sum + j * p.sum.stride[0], s);
         store(p.out, r.out + j * p.out.stride[0], y);
     }

@@ -17,12 +17,12 @@ KERNEL void __launch_bounds__(256) scatter(const __grid_constant__ Args p) {
     bool touched = false;
 #pragma unroll 1
     for (u64 i = 0; i < p.n; i++) {
-        i64 named = ((const int*)p.index.data)[i * p.index.stride[0]];
+        i64 named = load_index(p.index, i * p.index.stride[0]);
         if (named != (i64)row) continue;
-        if (!touched) sum = load(p.out, at);
+        if (!touched) sum = load_float(p.out, at);
         touched = true;
-        float x = load(p.x, i * p.x.stride[1] + j * p.x.stride[0]);
-        sum += p.weight.data ? load(p.weight, i * p.weight.stride[0]) * x : x;
+        float x = load_float(p.x, i * p.x.stride[1] + j * p.x.stride[0]);
+        sum += p.weight.data ? load_float(p.weight, i * p.weight.stride[0]) * x : x;
     }
     if (touched) store(p.out, at, sum);
 }

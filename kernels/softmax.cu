@@ -25,8 +25,8 @@ KERNEL void __launch_bounds__(256) softmax(const __grid_constant__ Args p) {
         mask += at * p.mask.stride[d + 1];
     }
     auto score = [&](u64 j) {
-        float s = p.scale * load(p.x, x + j * p.x.stride[0]);
-        return p.mask.data ? s + load(p.mask, mask + j * p.mask.stride[0]) : s;
+        float s = p.scale * load_float(p.x, x + j * p.x.stride[0]);
+        return p.mask.data ? s + load_float(p.mask, mask + j * p.mask.stride[0]) : s;
     };
     float largest = -INFINITE;
 #pragma unroll 1

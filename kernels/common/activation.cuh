@@ -3,9 +3,6 @@
 
 enum Activation { NONE, SILU, GELU_TANH, GELU_ERF, RELU };
 
-DEV bool is_nan(float x) {
-    return (__float_as_uint(x) & 0x7fffffffu) > 0x7f800000u;
-}
 // At -inf the formulas would give -inf times 0.
 DEV float times_gate(float x, float gate) {
     return __float_as_uint(x) == 0xff800000u ? -0.0f : x * gate;

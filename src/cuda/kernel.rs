@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use crate::{
     backend::{Plan, View},
-    dtype::DType,
     error::{Error, Result},
     op::{Activation, Determinism, Op, Operands},
 };
@@ -52,22 +51,11 @@ impl Kernel {
             return Ok(());
         };
         let spec = &self.operands[i].spec;
-        let code = match spec.dtype() {
-            DType::F32 => 0,
-            DType::F16 => 1,
-            DType::BF16 => 2,
-            DType::Q4_0 => 3,
-            DType::Q8_0 => 4,
-            DType::Q4_K => 5,
-            DType::Q6_K => 6,
-            other => {
-                return Err(Error::unsupported(self.op, format_args!("{name} is {other}, which no kernel loads yet")));
-            }
-        };
+        let dtype = spec.dtype();
         self.tensors.push((i, at));
         self.words.push(0);
         self.words.extend((0..6).map(|d| if spec.dim(d) > 1 { spec.stride(d) as u64 } else { 0 }));
-        self.words.push(code);
+        self.words.push(dtype as u64); // `Type` of types.cuh
         Ok(())
     }
 

@@ -42,9 +42,10 @@ impl Modules {
 
 #[cfg(test)]
 mod tests {
-    use std::{fs, path::Path};
+    use std::{collections::BTreeMap, fs, path::Path};
 
     use super::*;
+    use crate::dtype::DType;
 
     /// 64-bit FNV-1a, as `tools/ptx` computes it.
     fn hash(bytes: impl Iterator<Item = u8>) -> String {
@@ -52,25 +53,52 @@ mod tests {
         format!("{:016x}", bytes.fold(0xcbf2_9ce4_8422_2325, step))
     }
 
+    /// The headers that a text includes, and those that these include, each once, by name.
+    fn included(kernels: &Path, text: &[u8], found: &mut BTreeMap<String, Vec<u8>>) {
+        for line in String::from_utf8_lossy(text).lines() {
+            let Some(name) = line.strip_prefix("#include \"").and_then(|l| l.split('"').next()) else { continue };
+            if !found.contains_key(name) {
+                let text =
+                    if name == "grids.cuh" { grids() } else { fs::read(kernels.join("common").join(name)).unwrap() };
+                found.insert(name.into(), text.clone());
+                included(kernels, &text, found);
+            }
+        }
+    }
+
+    /// As `tools/ptx` writes the grids.
+    fn grids() -> Vec<u8> {
+        use DType::*;
+        let all =
+            [("1_S", IQ1_S), ("2_S", IQ2_S), ("2_XS", IQ2_XS), ("2_XXS", IQ2_XXS), ("3_S", IQ3_S), ("3_XXS", IQ3_XXS)];
+        let array = |(name, dtype)| {
+            let points = crate::quant::points(dtype).unwrap();
+            let body: Vec<_> = points.iter().map(|p| format!("{p:#06x}")).collect();
+            format!("static __device__ const u16 GRID_IQ{name}[{}] = {{{}}};\n", points.len(), body.join(","))
+        };
+        all.map(array).concat().into_bytes()
+    }
+
     #[test]
     fn ptx_is_that_of_its_sources() {
         let kernels = Path::new(env!("CARGO_MANIFEST_DIR")).join("kernels");
-        let files = |folder: &Path, extension: &str| {
-            let entries = fs::read_dir(folder).unwrap().map(|e| e.unwrap().path());
-            let mut found: Vec<_> = entries.filter(|p| p.extension().is_some_and(|e| e == extension)).collect();
-            found.sort();
-            found
-        };
-        let headers = files(&kernels.join("common"), "cuh");
-        let sources = files(&kernels, "cu");
+        let sources = fs::read_dir(&kernels).unwrap().map(|e| e.unwrap().path());
+        let sources: Vec<_> = sources.filter(|p| p.extension().is_some_and(|e| e == "cu")).collect();
         assert_eq!(sources.len(), KERNELS.len(), "each source has its PTX");
         for source in sources {
-            let name = format!("{}.sm_80", source.file_stem().unwrap().to_str().unwrap());
+            let stem = source.file_stem().unwrap().to_str().unwrap();
+            let (name, target) = match stem.split_once('.') {
+                Some((_, target)) => (stem.to_string(), target),
+                None => (format!("{stem}.sm_80"), "sm_80"),
+            };
             let text = KERNELS.iter().find(|k| k.0 == name).unwrap_or_else(|| panic!("{name}.ptx is missing")).1;
-            let parts = [&source].into_iter().chain(&headers).flat_map(|p| fs::read(p).unwrap());
+            let (source, mut headers) = (fs::read(&source).unwrap(), BTreeMap::new());
+            included(&kernels, &source, &mut headers);
             let first = text.lines().next().unwrap();
+            let parts = source.into_iter().chain(headers.into_values().flatten());
             assert_eq!(first, format!("// sources: {}", hash(parts)), "{name}.ptx is stale: run tools/ptx");
-            assert!(text.contains(".version 8.0") && text.contains(".target sm_80"), "{name} serves R525 and sm_80");
+            assert!(text.contains(".version 8.0"), "{name} serves R525");
+            assert!(text.contains(&format!(".target {target}")), "{name} is for what its name says");
         }
     }
 }

@@ -19,7 +19,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 pub use memory::Mem as Memory;
 
 /// The kernels of a PTX file.
-pub struct Module(Vec<parse::Kernel>);
+pub struct Module(parse::File);
 
 /// A grid of one-dimensional blocks.
 #[derive(Debug, Clone, Copy)]
@@ -38,7 +38,7 @@ impl Module {
 
     /// The names of the kernels.
     pub fn entries(&self) -> impl Iterator<Item = &str> {
-        self.0.iter().map(|k| k.name.as_str())
+        self.0.kernels.iter().map(|k| k.name.as_str())
     }
 
     /// Runs a kernel of one by-value parameter, or of several laid out as PTX does. Gives the number of warp instructions, or what
@@ -51,11 +51,12 @@ impl Module {
         grid: Grid,
         seed: u64,
     ) -> Result<u64, String> {
-        let kernel = self.0.iter().find(|k| k.name == entry).ok_or_else(|| format!("no entry {entry}"))?;
+        let kernel = self.0.kernels.iter().find(|k| k.name == entry).ok_or_else(|| format!("no entry {entry}"))?;
         let Some(params) = params.get(..kernel.param_bytes) else {
             return Err(format!("{entry} takes {} bytes of parameters", kernel.param_bytes));
         };
-        guarded(|| {
+        memory.bufs.push((memory::GLW, self.0.globals.clone()));
+        let ran = guarded(|| {
             let (mut steps, [nx, ny, nz]) = (0, grid.blocks);
             for block in 0..nx as u64 * ny as u64 * nz as u64 {
                 let at = [block % nx as u64, block / nx as u64 % ny as u64, block / (nx as u64 * ny as u64)]
@@ -65,8 +66,9 @@ impl Module {
                 steps += cta.steps;
             }
             steps
-        })
-        .map_err(|why| format!("{entry}: {why}"))
+        });
+        memory.free(memory::GLW);
+        ran.map_err(|why| format!("{entry}: {why}"))
     }
 }
 

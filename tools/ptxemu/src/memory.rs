@@ -1,5 +1,7 @@
 //! Device memory: separate buffers with gaps between them; every access is checked.
 
+/// Where a file's own arrays lie.
+pub const GLW: u64 = 0x6000_0000_0000;
 pub const SHW: u64 = 0x7000_0000_0000;
 pub const PAW: u64 = 0x7100_0000_0000;
 pub const LOW: u64 = 0x7200_0000_0000;

@@ -30,6 +30,12 @@ pub struct Kernel {
     pub local_bytes: usize,
     pub wgmma: bool,
 }
+/// The kernels of a file, and its arrays in global memory, one behind the other from `GLW` on.
+#[derive(Debug, Default)]
+pub struct File {
+    pub kernels: Vec<Kernel>,
+    pub globals: Vec<u8>,
+}
 pub fn ty_size(t: &str) -> usize {
     match t {
         "pred" => 1,
@@ -46,9 +52,9 @@ fn strip(src: &str) -> String {
         .collect::<Vec<_>>()
         .join("\n")
 }
-pub fn parse(src: &str) -> Vec<Kernel> {
+pub fn parse(src: &str) -> File {
     let s = strip(src);
-    let mut out = vec![];
+    let (mut out, mut globals, mut names) = (vec![], vec![], HashMap::new());
     let mut gsh: Vec<(String, usize, usize)> = vec![]; // module-scope shared: name, align, bytes (0 = extern)
     let b = s.as_str();
     let mut i = 0;
@@ -88,7 +94,7 @@ pub fn parse(src: &str) -> Vec<Kernel> {
                     }
                 }
             }
-            out.push(kernel(&t[..ob], &t[ob + 1..e], &gsh));
+            out.push(kernel(&t[..ob], &t[ob + 1..e], &gsh, &names));
             i += e + 1;
             continue;
         }
@@ -97,11 +103,20 @@ pub fn parse(src: &str) -> Vec<Kernel> {
         i += semi + 1;
         if st.contains(".shared") {
             gsh.push(decl(st))
-        } else if !st.starts_with(".global") {
+        } else if st.starts_with(".global") {
+            let (head, values) = st.split_once('=').unwrap_or((st, ""));
+            let (name, align, bytes) = decl(head.trim());
+            globals.resize(globals.len().div_ceil(align) * align, 0);
+            names.insert(name, crate::memory::GLW + globals.len() as u64);
+            let end = globals.len() + bytes;
+            let values = values.trim().trim_matches(['{', '}']).split(',').filter(|v| !v.trim().is_empty());
+            globals.extend(values.map(|v| v.trim().parse::<u8>().expect("an array of bytes")));
+            globals.resize(end, 0);
+        } else {
             panic!("module statement not supported: {st}")
-        } // .global: operands that name one fail later
+        }
     }
-    out
+    File { kernels: out, globals }
 }
 /// `.extern .shared .align 16 .b8 name[N]` -> (name, align, bytes)
 fn decl(st: &str) -> (String, usize, usize) {
@@ -129,11 +144,11 @@ struct Scope {
     regs: HashMap<String, u32>,
     labels: HashMap<String, u32>,
 }
-fn kernel(head: &str, body: &str, gsh: &[(String, usize, usize)]) -> Kernel {
+fn kernel(head: &str, body: &str, gsh: &[(String, usize, usize)], globals: &HashMap<String, u64>) -> Kernel {
     let mut k = Kernel::default();
     let op = head.find('(').unwrap();
     k.name = head[..op].split_whitespace().last().unwrap().into();
-    let mut syms: HashMap<String, u64> = HashMap::new();
+    let mut syms = globals.clone();
     for p in head[op + 1..head.find(')').unwrap()].split(',').filter(|p| !p.trim().is_empty()) {
         let (n, al, sz) = decl(p.trim());
         let off = k.param_bytes.div_ceil(al) * al;

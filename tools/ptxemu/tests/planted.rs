@@ -69,6 +69,22 @@ fn memory_given_back() {
     assert!(module.launch("k", &mut memory, &at.to_le_bytes(), grid, 1).is_err());
 }
 
+#[test]
+fn arrays_of_the_file() {
+    let body = "mov.u64 %rd3, t; mul.wide.u32 %rd4, %r1, 2; add.s64 %rd3, %rd3, %rd4; ld.global.nc.u16 %r4, [%rd3]; \
+                st.global.u32 [%rd2], %r4;";
+    let with = |threads| {
+        let text = text(body).replace(".visible", ".global .align 2 .b8 t[8] = {1, 0, 2, 1, 3};\n.visible");
+        let (module, mut memory) = (Module::new(&text).expect("parses"), Memory::default());
+        let at = memory.alloc(vec![0; 256]);
+        let grid = Grid { blocks: [1, 1, 1], threads, shared: 0 };
+        module.launch("k", &mut memory, &at.to_le_bytes(), grid, 1).map(|_| memory.at(at, 16).map(|b| b.to_vec()))
+    };
+    let words = [1u32, 258, 3, 0].iter().flat_map(|w| w.to_le_bytes()).collect::<Vec<u8>>();
+    assert_eq!(with(4), Ok(Some(words)));
+    assert!(with(5).is_err_and(|why| why.contains("out-of-bounds")));
+}
+
 const COPY: &str = "mul.wide.u32 %rd3, %r1, 16; add.s64 %rd3, %rd1, %rd3; shl.b32 %r4, %r1, 4; add.s32 %r4, %r2, %r4; \
                     setp.gt.u32 %p1, %r1, 15; @%p1 bra DONE; cp.async.cg.shared.global [%r4], [%rd3], 16; cp.async.commit_group; \
                     WAIT ld.shared.u32 %r5, [%r4]; st.global.u32 [%rd3], %r5; DONE:";
