@@ -150,6 +150,9 @@ pub(crate) trait Simd: Copy + std::fmt::Debug + Send + Sync + 'static {
     /// Asks for a line of memory that is needed soon; any address will do.
     #[inline(always)]
     fn prefetch(self, _p: *const u8) {}
+    /// As `prefetch`, of what is needed later: into the second cache.
+    #[inline(always)]
+    fn prefetch_far(self, _p: *const u8) {}
 
     /// One half-precision number.
     fn f16_to_f32(self, bits: u16) -> f32;
