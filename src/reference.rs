@@ -122,10 +122,10 @@ impl Plan for Oracle {
             stored.push(bytes);
         }
         let before = arrays.clone();
-        self.op.reference(&mut arrays);
+        self.op.reference(&mut arrays)?;
         let first = stored.first().cloned().unwrap_or_default();
         for ((o, view), mut bytes) in operands.iter().zip(args).zip(stored).filter(|((o, _), _)| o.role.writes()) {
-            let old = (o.role == Role::InOut).then(|| before[o.name].data.as_slice());
+            let old = (o.role == Role::InOut).then(|| before.of(o.name).data.as_slice());
             match &self.op {
                 // Encoding what was decoded need not give the same blocks: a copy takes them as they are.
                 Op::Convert(c) if c.x.dtype() == c.out.dtype() => {
@@ -134,7 +134,7 @@ impl Plan for Oracle {
                         bytes[to..to + size].copy_from_slice(&first[from..from + size]);
                     }
                 }
-                _ => arrays[o.name].encode(old, &mut bytes)?,
+                _ => arrays.of(o.name).encode(old, &mut bytes)?,
             }
             host::write(&view.slice(0, bytes.len())?, &bytes, self.device.token)?;
         }

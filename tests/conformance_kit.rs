@@ -131,14 +131,14 @@ impl Device {
         }
         let before = arrays.clone();
         for o in operands.iter().filter(|o| o.role == Role::Out) {
-            arrays.set(o.name, vec![0.0; o.spec.numel()]);
+            set(&mut arrays, o.name, vec![0.0; o.spec.numel()]);
         }
         if let Fault::Inputs(spoil) = self.fault {
             spoil(op, &mut arrays);
         }
         if let (Fault::KeepsWeights, Some(w)) = (self.fault, arrays.get("w").map(|w| w.data.clone())) {
             let first = self.weights.lock().unwrap().entry(*op).or_insert(w).clone();
-            arrays.set("w", first);
+            set(&mut arrays, "w", first);
         }
         let asked = match self.fault {
             Fault::Overlooks(word) => without(op, word),
@@ -146,11 +146,11 @@ impl Device {
         };
         let mut seen = Arrays::default();
         for o in &asked.operands() {
-            seen.push(o.name, arrays[o.name].clone());
+            seen.push(o.name, of(&arrays, o.name).clone());
         }
-        asked.reference(&mut seen);
+        asked.reference(&mut seen)?;
         for (name, array) in seen.iter() {
-            arrays[name] = array.clone();
+            *arrays.get_mut(name).unwrap() = array.clone();
         }
         match self.fault {
             Fault::Outputs(spoil) => spoil(op, &mut arrays, &before),
@@ -163,8 +163,8 @@ impl Device {
             if matches!(self.fault, Fault::WritesGaps) {
                 bytes.fill(0);
             }
-            let old = (o.role == Role::InOut).then(|| before[o.name].data.as_slice());
-            arrays[o.name].encode(old, &mut bytes)?;
+            let old = (o.role == Role::InOut).then(|| of(&before, o.name).data.as_slice());
+            of(&arrays, o.name).encode(old, &mut bytes)?;
             self.inner.write(&view.slice(0, bytes.len())?, &bytes)?;
         }
         if let Fault::Memory(spoil) = self.fault {
@@ -309,10 +309,18 @@ fn without(op: &Op, key: &str) -> Op {
     words.join(" ").parse().ok().filter(|op: &Op| op.validate().is_ok()).unwrap_or(*op)
 }
 
+fn of<'a>(arrays: &'a Arrays, name: &str) -> &'a Array {
+    arrays.get(name).unwrap()
+}
+
+fn set(arrays: &mut Arrays, name: &str, data: Vec<f64>) {
+    arrays.get_mut(name).unwrap().data = data;
+}
+
 fn each_output(op: &Op, arrays: &mut Arrays, change: impl Fn(DType, f64) -> f64) {
     for o in op.operands().iter().filter(|o| o.role.writes()) {
-        let data = arrays[o.name].data.iter().map(|&v| change(o.spec.dtype(), v)).collect();
-        arrays.set(o.name, data);
+        let data = of(arrays, o.name).data.iter().map(|&v| change(o.spec.dtype(), v)).collect();
+        set(arrays, o.name, data);
     }
 }
 
@@ -355,10 +363,10 @@ const FAULTS: &[(&str, &str, Fault)] = &[
         "operands swapped",
         "elementwise function=silu-mul",
         Fault::Inputs(|_, arrays| {
-            if let Some(b) = arrays.get("b").map(|b| b.data.clone()).filter(|b| b.len() == arrays["a"].data.len()) {
-                let a = arrays["a"].data.clone();
-                arrays.set("a", b);
-                arrays.set("b", a);
+            if let Some(b) = arrays.get("b").map(|b| b.data.clone()).filter(|b| b.len() == of(arrays, "a").data.len()) {
+                let a = of(arrays, "a").data.clone();
+                set(arrays, "a", b);
+                set(arrays, "b", a);
             }
         }),
     ),
@@ -366,8 +374,15 @@ const FAULTS: &[(&str, &str, Fault)] = &[
         "the halves of a block swapped",
         "matmul q4_0",
         Fault::Inputs(|_, arrays| {
-            if arrays["w"].spec.dtype() == DType::Q4_0 {
-                arrays["w"].data.as_chunks_mut::<32>().0.iter_mut().for_each(|block| block.rotate_left(16));
+            if of(arrays, "w").spec.dtype() == DType::Q4_0 {
+                arrays
+                    .get_mut("w")
+                    .unwrap()
+                    .data
+                    .as_chunks_mut::<32>()
+                    .0
+                    .iter_mut()
+                    .for_each(|block| block.rotate_left(16));
             }
         }),
     ),
@@ -375,10 +390,10 @@ const FAULTS: &[(&str, &str, Fault)] = &[
         "activations in 8 bits where exact was asked for",
         "matmul q8_0",
         Fault::Inputs(|_, arrays| {
-            let largest = arrays["x"].data.iter().fold(0.0, |m: f64, v| m.max(v.abs()));
+            let largest = of(arrays, "x").data.iter().fold(0.0, |m: f64, v| m.max(v.abs()));
             let unit = if largest > 0.0 { largest / 127.0 } else { 1.0 };
-            let rounded = arrays["x"].data.iter().map(|v| (v / unit).round() * unit).collect();
-            arrays.set("x", rounded);
+            let rounded = of(arrays, "x").data.iter().map(|v| (v / unit).round() * unit).collect();
+            set(arrays, "x", rounded);
         }),
     ),
     // outputs wrong
@@ -387,8 +402,8 @@ const FAULTS: &[(&str, &str, Fault)] = &[
         "matmul x=f32",
         Fault::Outputs(|op, arrays, before| {
             for o in op.operands().iter().filter(|o| o.role == Role::Out && o.spec.numel() > 0) {
-                let last = before[o.name].data.len() - 1;
-                arrays[o.name].data[last] = before[o.name].data[last];
+                let last = of(before, o.name).data.len() - 1;
+                arrays.get_mut(o.name).unwrap().data[last] = of(before, o.name).data[last];
             }
         }),
     ),
@@ -397,8 +412,8 @@ const FAULTS: &[(&str, &str, Fault)] = &[
         "matmul x=f32",
         Fault::Outputs(|op, arrays, before| {
             for o in op.operands().iter().filter(|o| o.role == Role::Out) {
-                let sum = arrays[o.name].data.iter().zip(&before[o.name].data).map(|(a, b)| a + b).collect();
-                arrays.set(o.name, sum);
+                let sum = of(arrays, o.name).data.iter().zip(&of(before, o.name).data).map(|(a, b)| a + b).collect();
+                set(arrays, o.name, sum);
             }
         }),
     ),
@@ -431,13 +446,13 @@ const FAULTS: &[(&str, &str, Fault)] = &[
         "reduce kind=arg-max",
         Fault::Outputs(|op, arrays, _| {
             if let Op::Reduce(_) = op {
-                let x = &arrays["x"];
+                let x = of(arrays, "x");
                 let last = |row: &[f64], i: f64| {
                     let Some(&best) = row.get(i as usize) else { return i };
                     row.iter().rposition(|v| *v == best).map_or(i, |p| p as f64)
                 };
-                let data = arrays["out"].data.iter().enumerate().map(|(r, &i)| last(x.row(r), i)).collect();
-                arrays.set("out", data);
+                let data = of(arrays, "out").data.iter().enumerate().map(|(r, &i)| last(x.row(r), i)).collect();
+                set(arrays, "out", data);
             }
         }),
     ),
@@ -453,16 +468,16 @@ const FAULTS: &[(&str, &str, Fault)] = &[
                 let (rows, answer) = (a.q.shape()[1], a.out.numel() / (a.q.shape()[0] * a.q.shape()[1]).max(1));
                 let question = a.q.numel() / (a.q.shape()[0] * rows).max(1);
                 let mut moved = arrays.clone();
-                let q = moved["q"]
+                let q = of(&moved, "q")
                     .data
                     .chunks(question * rows)
                     .flat_map(|b| [&b[question..], &b[..question]].concat())
                     .collect();
-                moved.set("q", q);
-                op.reference(&mut moved);
-                let out = moved["out"].data.chunks(answer * rows);
+                set(&mut moved, "q", q);
+                op.reference(&mut moved).unwrap();
+                let out = of(&moved, "out").data.chunks(answer * rows);
                 let out = out.flat_map(|b| [&vec![0.0; answer], &b[..b.len() - answer]].concat()).collect();
-                arrays.set("out", out);
+                set(arrays, "out", out);
             }
         }),
     ),
@@ -471,9 +486,10 @@ const FAULTS: &[(&str, &str, Fault)] = &[
         "kv_append",
         Fault::Outputs(|op, arrays, before| {
             for o in op.operands().iter().filter(|o| o.role == Role::InOut) {
-                let old = &before[o.name].data;
-                let data = arrays[o.name].data.iter().zip(old).map(|(n, o)| if n == o { 0.0 } else { *n }).collect();
-                arrays.set(o.name, data);
+                let old = &of(before, o.name).data;
+                let data =
+                    of(arrays, o.name).data.iter().zip(old).map(|(n, o)| if n == o { 0.0 } else { *n }).collect();
+                set(arrays, o.name, data);
             }
         }),
     ),
@@ -550,7 +566,7 @@ const FAULTS: &[(&str, &str, Fault)] = &[
 fn one_key_more(_: &Op, arrays: &mut Arrays) {
     if let Some(len) = arrays.get("kv_len") {
         let more = len.data.iter().map(|n| n + 1.0).collect();
-        arrays.set("kv_len", more);
+        set(arrays, "kv_len", more);
     }
 }
 

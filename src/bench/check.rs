@@ -36,13 +36,13 @@ pub(super) fn check(op: &Op, before: &[Vec<u8>], after: &[Option<Vec<u8>>]) -> R
         }
         expected.push(o.name, array);
     }
-    part.reference(&mut expected);
+    part.reference(&mut expected)?;
     let (mut stats, mut why, mut bound, mut hash) = (Stats::default(), String::new(), String::new(), 0);
     for ((o, full), (bytes, picks)) in part.operands().iter().zip(&operands).zip(after.iter().zip(&picks)) {
         let Some(bytes) = bytes else { continue };
         let got = Array { spec: o.spec, data: gather(&full.spec, bytes, picks)?, magnitude: Vec::new() };
         let b = part.bound(o.name);
-        stats.merge(Stats::new(&b, &expected[o.name], &got));
+        stats.merge(Stats::new(&b, expected.of(o.name), &got));
         if let Err(wrong) = part.accept(o.name, &expected, &got) {
             why = wrong;
         }
@@ -205,10 +205,10 @@ mod tests {
                 arrays.push(o.name, array);
                 before.push(bytes);
             }
-            op.reference(&mut arrays);
+            op.reference(&mut arrays).expect(text);
             let outputs = |change: fn(f64) -> f64| -> Vec<Option<Vec<u8>>> {
                 let one = |o: &Operand| {
-                    let mut array = arrays[o.name].clone();
+                    let mut array = arrays.of(o.name).clone();
                     array.data.iter_mut().for_each(|v| *v = change(*v));
                     let mut bytes = vec![0; o.spec.span()];
                     array.encode(None, &mut bytes).expect("encodes");

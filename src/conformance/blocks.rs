@@ -272,9 +272,9 @@ impl Program {
                 let data = elements(&o.spec, at).map(|i| values[tensor][i]).collect();
                 arrays.push(o.name, Array { spec: o.spec, data, magnitude: Vec::new() });
             }
-            op.reference(&mut arrays);
+            op.reference(&mut arrays)?;
             for (o, &(tensor, at)) in operands.iter().zip(places).filter(|(o, _)| o.role.writes()) {
-                elements(&o.spec, at).zip(&arrays[o.name].data).for_each(|(i, v)| values[tensor][i] = *v);
+                elements(&o.spec, at).zip(&arrays.of(o.name).data).for_each(|(i, v)| values[tensor][i] = *v);
                 let bound = op.bound(o.name);
                 let rounding = bound.ulps.max(0.5) * ulp(o.spec.dtype(), 1.0);
                 squares += if o.spec.dtype() == DType::I32 {

@@ -84,7 +84,7 @@ pub(super) fn compare(
     before: &[u8],
     got: &[u8],
 ) -> Result<(Stats, Result<(), String>)> {
-    let (want, values) = (&expected[output.name], Array::decode(output.spec, got)?);
+    let (want, values) = (expected.of(output.name), Array::decode(output.spec, got)?);
     let bound = op.bound(output.name);
     let stats = Stats::new(&bound, want, &values);
     let verdict = op.accept(output.name, expected, &values).and_then(|()| {

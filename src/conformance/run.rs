@@ -52,7 +52,7 @@ impl Prepared {
             expected.push(o.name, array);
             bytes.push(raw);
         }
-        case.op.reference(&mut expected);
+        case.op.reference(&mut expected)?;
         Ok(Prepared { case: *case, operands, bytes, expected })
     }
 

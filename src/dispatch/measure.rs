@@ -73,7 +73,7 @@ pub(crate) fn self_test(device: &Device, launch: &Launch) -> Result<Result<(), S
             let array = if o.role == Role::Out { Array::zeros(o.spec) } else { fetch(device, o, view)? };
             expected.push(o.name, array);
         }
-        op.reference(&mut expected);
+        op.reference(&mut expected)?;
         let args = forms(device, launch, &plain, &[])?;
         let scratch = launch.plan().scratch();
         let scratch = if scratch > 0 { Some(device.pooled(scratch)?) } else { None };

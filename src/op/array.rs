@@ -1,8 +1,11 @@
 //! Dense f64 arrays: what the references compute on.
 
-use std::ops::{Index, IndexMut};
-
-use crate::{error::Result, layout::Spec, quant};
+use super::Op;
+use crate::{
+    error::{Error, Result},
+    layout::Spec,
+    quant,
+};
 
 /// The values of one operand in row-major order of its shape, whatever its strides were.
 #[derive(Debug, Clone)]
@@ -22,8 +25,9 @@ impl Array {
         Array { spec, data: vec![0.0; spec.numel()], magnitude: Vec::new() }
     }
 
-    /// Decodes an operand's memory, which is at least as long as the spec's span.
+    /// Decodes an operand's memory. [`Invalid`](Error::Invalid) where it is shorter than the spec's span.
     pub fn decode(spec: Spec, bytes: &[u8]) -> Result<Self> {
+        spans(&spec, bytes.len())?;
         let mut array = Array::zeros(spec);
         let (elements, size) = spec.dtype().block();
         if spec.is_dense() {
@@ -37,8 +41,13 @@ impl Array {
     }
 
     /// Encodes the values into an operand's memory. With `old` values given, runs that did not change keep their bytes.
+    /// [`Invalid`](Error::Invalid) where the memory is shorter than the spec's span, or values are more or fewer than its elements.
     pub fn encode(&self, old: Option<&[f64]>, bytes: &mut [u8]) -> Result<()> {
         let (spec, data) = (&self.spec, &self.data);
+        spans(spec, bytes.len())?;
+        if let Some(n) = [data.len(), old.map_or(data.len(), <[f64]>::len)].into_iter().find(|&n| n != spec.numel()) {
+            return Err(Error::invalid(spec, format_args!("{n} values for {} elements", spec.numel())));
+        }
         let (elements, size) = spec.dtype().block();
         if spec.is_dense() && old.is_none() {
             return quant::encode_f64(spec.dtype(), data, &mut bytes[..spec.span()]);
@@ -59,10 +68,11 @@ impl Array {
         self.spec.shape()
     }
 
-    /// Row `i` of the array seen as `[rows, last extent]`.
+    /// Row `i` of the array seen as `[rows, last extent]`; nothing beyond the last.
     pub fn row(&self, i: usize) -> &[f64] {
         let n = self.spec.dim(0);
-        &self.data[i * n..(i + 1) * n]
+        let start = i.saturating_mul(n);
+        self.data.get(start..start.saturating_add(n)).unwrap_or_default()
     }
 
     /// The values repeated to a shape they broadcast to ([`Spec::broadcast`]), in row-major order.
@@ -82,10 +92,17 @@ impl Array {
             .collect()
     }
 
-    /// What errors of element `i` are relative to.
+    /// What errors of element `i` are relative to; 0 beyond the last.
     pub fn magnitude(&self, i: usize) -> f64 {
-        self.magnitude.get(i).copied().unwrap_or_else(|| self.data[i].abs())
+        self.magnitude.get(i).copied().unwrap_or_else(|| self.data.get(i).map_or(0.0, |v| v.abs()))
     }
+}
+
+fn spans(spec: &Spec, bytes: usize) -> Result<()> {
+    if bytes < spec.span() {
+        return Err(Error::invalid(spec, format_args!("{bytes} bytes, it spans {}", spec.span())));
+    }
+    Ok(())
 }
 
 /// The operands of one operation by name: inputs filled in, outputs zero, in/out operands with their old values.
@@ -103,35 +120,45 @@ impl Arrays {
         self.0.iter().find(|a| a.0 == name).map(|a| &a.1)
     }
 
-    /// Replaces an operand's values, for a reference that computed them aside.
-    pub fn set(&mut self, name: &str, data: Vec<f64>) {
-        self[name].data = data;
-    }
-
-    /// Replaces an operand's values and what their errors are relative to.
-    pub fn set_with(&mut self, name: &str, data: Vec<f64>, magnitude: Vec<f64>) {
-        self[name].data = data;
-        self[name].magnitude = magnitude;
+    /// The operand to be changed, where the operation has it.
+    pub fn get_mut(&mut self, name: &str) -> Option<&mut Array> {
+        self.0.iter_mut().find(|a| a.0 == name).map(|a| &mut a.1)
     }
 
     /// In operand order.
     pub fn iter(&self) -> impl Iterator<Item = &(&'static str, Array)> {
         self.0.iter()
     }
-}
 
-impl Index<&str> for Arrays {
-    type Output = Array;
-    /// Panics where the operand is absent: for names the operation always has.
-    fn index(&self, name: &str) -> &Array {
-        let found = self.0.iter().find(|a| a.0 == name);
-        &found.unwrap_or_else(|| unreachable!("operand {name}")).1
+    /// `Err` unless each operand is there, in its shape and with as many values: what [`of`](Arrays::of) relies on.
+    pub(crate) fn check(&self, op: &Op) -> Result<()> {
+        for o in &op.operands() {
+            let Some(array) = self.get(o.name) else {
+                return Err(Error::invalid(op, format_args!("the values of {} are missing", o.name)));
+            };
+            let (shape, n) = (array.shape(), array.data.len());
+            if shape != o.spec.shape() || n != o.spec.numel() {
+                let why = format_args!("{} has {n} values in {shape:?}, expected {:?}", o.name, o.spec.shape());
+                return Err(Error::invalid(op, why));
+            }
+        }
+        Ok(())
     }
-}
 
-impl IndexMut<&str> for Arrays {
-    fn index_mut(&mut self, name: &str) -> &mut Array {
-        let found = self.0.iter_mut().find(|a| a.0 == name);
-        &mut found.unwrap_or_else(|| unreachable!("operand {name}")).1
+    /// An operand of an operation these arrays were [checked](Arrays::check) against.
+    pub(crate) fn of(&self, name: &str) -> &Array {
+        self.get(name).unwrap_or_else(|| unreachable!("operand {name}"))
+    }
+
+    /// Replaces an operand's values, for a reference that computed them aside.
+    pub(crate) fn set(&mut self, name: &str, data: Vec<f64>) {
+        self.set_with(name, data, Vec::new());
+    }
+
+    /// Replaces an operand's values and what their errors are relative to.
+    pub(crate) fn set_with(&mut self, name: &str, data: Vec<f64>, magnitude: Vec<f64>) {
+        if let Some(array) = self.get_mut(name) {
+            (array.data, array.magnitude) = (data, magnitude);
+        }
     }
 }

@@ -131,7 +131,7 @@ impl Semantics for Conv {
     }
 
     fn reference(&self, arrays: &mut Arrays) {
-        let (x, w, bias) = (&arrays["x"], &arrays["w"], arrays.get("bias"));
+        let (x, w, bias) = (arrays.of("x"), arrays.of("w"), arrays.get("bias"));
         let (cout, space) = (self.out.shape()[1], &self.out.shape()[2..]);
         let points: usize = space.iter().product();
         let at = |i: usize| {
@@ -238,33 +238,33 @@ mod tests {
     fn one_dimension() {
         let op = parse("x=f32:1x1x4 w=f32:1x1x2 out=f32:1x1x3 bias=f32:1 act=relu");
         let got = compute(op, &[("x", &[1.0, 2.0, 4.0, -9.0]), ("w", &[-1.0, 1.0]), ("bias", &[0.5])]);
-        assert_eq!(got["out"].data, [1.5, 2.5, 0.0]);
+        assert_eq!(got.of("out").data, [1.5, 2.5, 0.0]);
         // Taps at distance 2, steps of 3, two zeros at each side.
         let op = parse("x=f32:1x1x4 w=f32:1x1x2 out=f32:1x1x2 stride=3 pad=2 dilation=2");
         let got = compute(op, &[("x", &[1.0, 2.0, 4.0, 8.0]), ("w", &[10.0, 1.0])]);
-        assert_eq!(got["out"].data, [1.0, 28.0]);
+        assert_eq!(got.of("out").data, [1.0, 28.0]);
     }
 
     #[test]
     fn groups_and_planes() {
         let op = parse("x=f32:1x2x1x2 w=f32:2x1x1x2 out=f32:1x2x1x1 groups=2");
         let got = compute(op, &[("x", &[1.0, 2.0, 3.0, 4.0]), ("w", &[1.0, 10.0, 100.0, 1000.0])]);
-        assert_eq!(got["out"].data, [21.0, 4300.0]);
+        assert_eq!(got.of("out").data, [21.0, 4300.0]);
         let op = parse("x=f32:1x1x2x2x2 w=f32:1x1x2x2x2 out=f32:1x1x1x1x1");
         let ones = [1.0; 8];
-        assert_eq!(compute(op, &[("x", &ones), ("w", &ones)])["out"].data, [8.0]);
+        assert_eq!(compute(op, &[("x", &ones), ("w", &ones)]).of("out").data, [8.0]);
     }
 
     #[test]
     fn nothing_to_add_up() {
         let op = parse("x=f32:1x0x3 w=f32:2x0x1 out=f32:1x2x3 bias=f32:2");
-        assert_eq!(compute(op, &[("bias", &[5.0, -5.0])])["out"].data, [5.0, 5.0, 5.0, -5.0, -5.0, -5.0]);
+        assert_eq!(compute(op, &[("bias", &[5.0, -5.0])]).of("out").data, [5.0, 5.0, 5.0, -5.0, -5.0, -5.0]);
         let op = parse("x=f32:1x1x2 w=f32:1x1x3 out=f32:1x1x0");
-        assert!(compute(op, &[])["out"].data.is_empty(), "the window does not fit");
+        assert!(compute(op, &[]).of("out").data.is_empty(), "the window does not fit");
         // NaN spoils the windows it lies in.
         let op = parse("x=f32:1x1x4 w=f32:1x1x2 out=f32:1x1x3");
         let got = compute(op, &[("x", &[1.0, 2.0, 3.0, f64::NAN]), ("w", &[1.0, 1.0])]);
-        assert_close(&got["out"].data, &[3.0, 5.0, f64::NAN]);
+        assert_close(&got.of("out").data, &[3.0, 5.0, f64::NAN]);
     }
 
     #[test]

@@ -69,13 +69,13 @@ impl Semantics for Conv1d {
 
     fn reference(&self, arrays: &mut Arrays) {
         let (batch, t, channels, taps) = self.dims();
-        let (w, bias) = (&arrays["w"].data, arrays.get("bias").map(|b| &b.data));
+        let (w, bias) = (&arrays.of("w").data, arrays.get("bias").map(|b| &b.data));
         let (mut out, mut magnitude) = (Vec::new(), Vec::new());
         let mut state = Vec::new();
         for b in 0..batch {
             let before = (taps - 1) * channels;
             let mut past = arrays.get("state").map_or(vec![0.0; before], |s| s.data[b * before..][..before].to_vec());
-            past.extend_from_slice(&arrays["x"].data[b * t * channels..][..t * channels]);
+            past.extend_from_slice(&arrays.of("x").data[b * t * channels..][..t * channels]);
             for (i, c) in (0..t).flat_map(|i| (0..channels).map(move |c| (i, c))) {
                 let start = bias.map_or(0.0, |b| b[c]);
                 let (sum, abs) = (0..taps).fold((start, start.abs()), |(sum, abs), tap| {
@@ -180,18 +180,18 @@ mod tests {
         let w = [100.0, 10.0, 1.0];
         let op = Conv1d { bias: Some(spec(DType::F32, &[1])), ..plain(3, 1, 3) };
         let got = compute(op, &[("x", &[1.0, 2.0, 3.0]), ("w", &w), ("bias", &[0.5]), ("state", &[8.0, 9.0])]);
-        assert_eq!(got["out"].data, [891.5, 912.5, 123.5]);
-        assert_eq!(got["state"].data, [2.0, 3.0]);
+        assert_eq!(got.of("out").data, [891.5, 912.5, 123.5]);
+        assert_eq!(got.of("state").data, [2.0, 3.0]);
         let stateless = compute(Conv1d { state: None, ..plain(3, 1, 3) }, &[("x", &[1.0, 2.0, 3.0]), ("w", &w)]);
-        assert_eq!(stateless["out"].data, [1.0, 12.0, 123.0]);
+        assert_eq!(stateless.of("out").data, [1.0, 12.0, 123.0]);
     }
 
     #[test]
     fn a_step_moves_the_state_by_one_row() {
         let got = compute(plain(1, 2, 4), &[("x", &[7.0, 8.0]), ("state", &[1.0, 2.0, 3.0, 4.0, 5.0, 6.0])]);
-        assert_eq!(got["state"].data, [3.0, 4.0, 5.0, 6.0, 7.0, 8.0]);
+        assert_eq!(got.of("state").data, [3.0, 4.0, 5.0, 6.0, 7.0, 8.0]);
         let none = compute(plain(0, 2, 4), &[("state", &[1.0, 2.0, 3.0, 4.0, 5.0, 6.0])]);
-        assert_eq!(none["state"].data, [1.0, 2.0, 3.0, 4.0, 5.0, 6.0]);
+        assert_eq!(none.of("state").data, [1.0, 2.0, 3.0, 4.0, 5.0, 6.0]);
     }
 
     #[test]
@@ -201,10 +201,10 @@ mod tests {
         let whole = compute(act(plain(7, 3, 4)), &[("x", &x), ("w", &w), ("state", &state)]);
         for cut in [1, 2, 5] {
             let first = compute(act(plain(cut, 3, 4)), &[("x", &x[..cut * 3]), ("w", &w), ("state", &state)]);
-            let carried = &first["state"].data;
+            let carried = &first.of("state").data;
             let second = compute(act(plain(7 - cut, 3, 4)), &[("x", &x[cut * 3..]), ("w", &w), ("state", carried)]);
-            assert_close(&[first["out"].data.as_slice(), &second["out"].data].concat(), &whole["out"].data);
-            assert_eq!(second["state"].data, whole["state"].data);
+            assert_close(&[first.of("out").data.as_slice(), &second.of("out").data].concat(), &whole.of("out").data);
+            assert_eq!(second.of("state").data, whole.of("state").data);
         }
     }
 

@@ -38,7 +38,7 @@ impl Semantics for Convert {
     }
 
     fn reference(&self, arrays: &mut Arrays) {
-        let mut data = arrays["x"].data.clone();
+        let mut data = arrays.of("x").data.clone();
         if self.x.dtype() == DType::I32 && self.out.dtype() != DType::I32 {
             data.iter_mut().for_each(|v| *v = *v as f32 as f64);
         }
@@ -53,7 +53,7 @@ impl Semantics for Convert {
         // Copied blocks decode to what the source decodes to; encoding that once more need not give the same blocks.
         let copies = output == "out" && self.x.dtype() == self.out.dtype() && self.x.dtype().is_quantized();
         copies.then(|| {
-            let x = &expected["x"].data;
+            let x = &expected.of("x").data;
             let same = |i: &usize| got.data.get(*i).is_some_and(|g| g.to_bits() == x[*i].to_bits());
             match (0..x.len()).find(|i| !same(i)) {
                 Some(i) => Err(format!("out[{i}] is {:?}, expected {}", got.data.get(i), x[i])),
@@ -159,7 +159,7 @@ mod tests {
         let shape = [values.len()];
         let arrays = compute(Convert::new(spec(from, &shape), spec(to, &shape)), &[("x", values)]);
         let mut bytes = vec![0; spec(to, &shape).span()];
-        arrays["out"].encode(None, &mut bytes).unwrap();
+        arrays.of("out").encode(None, &mut bytes).unwrap();
         Array::decode(spec(to, &shape), &bytes).unwrap().data
     }
 
@@ -196,7 +196,7 @@ mod tests {
         let op = Op::from(Convert::new(q, q));
         let x: Vec<f64> = (0..32).map(f64::from).collect();
         let arrays = compute(op, &[("x", &x)]);
-        let mut got = arrays["out"].clone();
+        let mut got = arrays.of("out").clone();
         assert_eq!(op.accept("out", &arrays, &got), Ok(()));
         got.data[31] = 30.0;
         assert!(op.accept("out", &arrays, &got).is_err());

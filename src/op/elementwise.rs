@@ -185,7 +185,7 @@ impl Semantics for Elementwise {
     }
 
     fn reference(&self, arrays: &mut Arrays) {
-        let a = arrays["a"].expand(self.out.shape());
+        let a = arrays.of("a").expand(self.out.shape());
         let b = arrays.get("b").map(|b| b.expand(self.out.shape()));
         let at = |i: usize| self.apply(a[i], b.as_ref().map_or(0.0, |b| b[i]));
         let (data, magnitude) = (0..a.len()).map(at).unzip();
@@ -257,7 +257,7 @@ mod tests {
 
     fn unary(text: &str, values: &[f64]) -> Vec<f64> {
         let op: Op = format!("elementwise a=f32:{n} out=f32:{n} {text}", n = values.len()).parse().unwrap();
-        compute(op, &[("a", values)])["out"].data.clone()
+        compute(op, &[("a", values)]).of("out").data.clone()
     }
 
     #[test]
@@ -290,7 +290,7 @@ mod tests {
     fn operands_broadcast() {
         let op: Op = "elementwise a=f32:2x1 out=f32:2x3 b=f32:3 function=add-scaled alpha=10.0".parse().unwrap();
         let arrays = compute(op, &[("a", &[1.0, 2.0]), ("b", &[3.0, 4.0, 5.0])]);
-        assert_eq!(arrays["out"].data, [31.0, 41.0, 51.0, 32.0, 42.0, 52.0]);
+        assert_eq!(arrays.of("out").data, [31.0, 41.0, 51.0, 32.0, 42.0, 52.0]);
         assert_eq!(op.features(), Features::BROADCAST);
     }
 

@@ -70,7 +70,7 @@ impl Semantics for Gather {
     }
 
     fn reference(&self, arrays: &mut Arrays) {
-        let (table, index) = (&arrays["table"], &arrays["index"]);
+        let (table, index) = (arrays.of("table"), arrays.of("index"));
         let mut data = Vec::new();
         for &i in &index.data {
             match named_row(i, self.table.dim(1)) {
@@ -140,9 +140,9 @@ mod tests {
         let op = Gather { scale: 2.0.into(), ..op };
         let index = [1.0, -1.0, 2.0, i32::MIN as f64, 0.0];
         let got = compute(op, &[("table", &[f64::NAN, 1.0, 3.0, -4.0]), ("index", &index)]);
-        assert_close(&got["out"].data, &[6.0, -8.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, f64::NAN, 2.0]);
+        assert_close(&got.of("out").data, &[6.0, -8.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, f64::NAN, 2.0]);
         let empty = Gather::new(spec(DType::F32, &[0, 2]), spec(DType::I32, &[1]), spec(DType::F32, &[1, 2]));
-        assert_eq!(compute(empty, &[("index", &[0.0])])["out"].data, [0.0, 0.0]);
+        assert_eq!(compute(empty, &[("index", &[0.0])]).of("out").data, [0.0, 0.0]);
     }
 
     #[test]

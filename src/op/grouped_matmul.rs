@@ -90,14 +90,14 @@ impl Semantics for GroupedMatmul {
     fn reference(&self, arrays: &mut Arrays) {
         let (rows, _, n, k) = self.dims();
         let (mut data, mut magnitude) = (vec![0.0; rows * n], vec![0.0; rows * n]);
-        let x = &arrays["x"].data;
-        for (g, group) in segments(&arrays["offsets"], rows).into_iter().enumerate() {
+        let x = &arrays.of("x").data;
+        for (g, group) in segments(arrays.of("offsets"), rows).into_iter().enumerate() {
             for (i, j) in group.flat_map(|i| (0..n).map(move |j| (i, j))) {
                 let dot = |w: &Array| {
                     let (a, b) = (&x[i * k..][..k], &w.data[(g * n + j) * k..][..k]);
                     a.iter().zip(b).fold((0.0, 0.0), |(sum, abs), (a, b)| (sum + a * b, abs + (a * b).abs()))
                 };
-                let (y, mut mag) = dot(&arrays["w"]);
+                let (y, mut mag) = dot(arrays.of("w"));
                 let mut y = self.act.apply(y);
                 if let Some(up) = arrays.get("up") {
                     let (u, u_mag) = dot(up);
@@ -237,7 +237,7 @@ mod tests {
         let x = [1.0, 2.0, 3.0, 4.0, 5.0];
         let w = [10.0, 100.0, 1000.0];
         let run = |offsets: &[f64]| {
-            compute(plain(5, 3, 1, 1), &[("x", &x), ("w", &w), ("offsets", offsets)])["out"].data.clone()
+            compute(plain(5, 3, 1, 1), &[("x", &x), ("w", &w), ("offsets", offsets)]).of("out").data.clone()
         };
         assert_eq!(run(&[0.0, 2.0, 2.0, 5.0]), [10.0, 20.0, 3000.0, 4000.0, 5000.0], "the second group is empty");
         assert_eq!(run(&[1.0, 2.0, 3.0, 4.0]), [0.0, 20.0, 300.0, 4000.0, 0.0], "rows in no group are zero");
@@ -259,17 +259,17 @@ mod tests {
             let single = Matmul { up: Some(s(&[5, 7])), act: Activation::Silu, ..Matmul::new(s(&[m, 7]), s(&[5, 7]), s(&[m, 5])) };
             let part = g * 35..(g + 1) * 35;
             let want = compute(single, &[("x", &x[rows.start * 7..rows.end * 7]), ("w", &w[part.clone()]), ("up", &up[part])]);
-            let scaled: Vec<f64> = want["out"].data.iter().enumerate().map(|(i, v)| v * scale[rows.start + i / 5]).collect();
-            assert_close(&got["out"].data[rows.start * 5..rows.end * 5], &scaled);
+            let scaled: Vec<f64> = want.of("out").data.iter().enumerate().map(|(i, v)| v * scale[rows.start + i / 5]).collect();
+            assert_close(&got.of("out").data[rows.start * 5..rows.end * 5], &scaled);
         }
     }
 
     #[test]
     fn no_terms_give_zeros_and_nan_stays_in_its_row() {
         let empty = compute(plain(2, 1, 3, 0), &[("offsets", &[0.0, 2.0])]);
-        assert_eq!(empty["out"].data, [0.0; 6]);
+        assert_eq!(empty.of("out").data, [0.0; 6]);
         let got = compute(plain(3, 1, 1, 1), &[("x", &[1.0, f64::NAN, f64::NAN]), ("w", &[2.0]), ("offsets", &[0.0, 2.0])]);
-        let out = &got["out"].data;
+        let out = &got.of("out").data;
         assert!(out[0] == 2.0 && out[1].is_nan() && out[2] == 0.0, "a row in no group is zero whatever it holds");
     }
 

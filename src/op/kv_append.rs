@@ -95,10 +95,10 @@ impl Semantics for KvAppend {
 
     fn reference(&self, arrays: &mut Arrays) {
         let width = self.x.dim(1) * self.x.dim(0);
-        let mut cache = arrays["cache"].data.clone();
-        for (t, slot) in destinations(&arrays["slots"], cache_rows(&self.cache)).into_iter().enumerate() {
+        let mut cache = arrays.of("cache").data.clone();
+        for (t, slot) in destinations(arrays.of("slots"), cache_rows(&self.cache)).into_iter().enumerate() {
             if let Some(slot) = slot {
-                cache[slot * width..][..width].copy_from_slice(&arrays["x"].data[t * width..][..width]);
+                cache[slot * width..][..width].copy_from_slice(&arrays.of("x").data[t * width..][..width]);
             }
         }
         arrays.set("cache", cache);
@@ -184,10 +184,10 @@ mod tests {
         let slots = [3.0, -1.0, 4.0, 1.0, 1.0];
         for shape in [&[4, 1, 2][..], &[2, 2, 1, 2]] {
             let got = compute(op(5, shape), &[("x", &x), ("slots", &slots), ("cache", &old)]);
-            assert_eq!(got["cache"].data, [-1.0, -1.0, 9.0, 10.0, -1.0, -1.0, 1.0, 2.0]);
+            assert_eq!(got.of("cache").data, [-1.0, -1.0, 9.0, 10.0, -1.0, -1.0, 1.0, 2.0]);
         }
         let far = compute(op(2, &[4, 1, 2]), &[("slots", &[i32::MIN as f64, i32::MAX as f64]), ("cache", &old)]);
-        assert_eq!(far["cache"].data, old);
+        assert_eq!(far.of("cache").data, old);
     }
 
     #[test]

@@ -131,13 +131,13 @@ impl Semantics for LinearAttention {
     fn reference(&self, arrays: &mut Arrays) {
         let (batch, t, heads, _, features, dv) = self.dims();
         let (mut out, mut out_mag) = (vec![0.0; self.out.numel()], vec![0.0; self.out.numel()]);
-        let omega = &arrays["omega"].data;
+        let omega = &arrays.of("omega").data;
         for (b, h) in (0..batch).flat_map(|b| (0..heads).map(move |h| (b, h))) {
             let valid = arrays.get("lengths").map_or(t, |l| (l.data[b].max(0.0) as usize).min(t));
             let mut sums = Sums::new(features, dv);
             let add = |sums: &mut Sums, j: usize| {
                 let row = (b * t + j) * heads + h;
-                sums.add(self.map(arrays["k"].row(row), omega), arrays["v"].row(row));
+                sums.add(self.map(arrays.of("k").row(row), omega), arrays.of("v").row(row));
             };
             if !self.causal {
                 (0..valid).for_each(|j| add(&mut sums, j));
@@ -148,7 +148,7 @@ impl Semantics for LinearAttention {
                 }
                 let Sums { z, z_mag, s, s_abs, s_mag } = &sums;
                 let row = (b * t + i) * heads + h;
-                let q = self.map(arrays["q"].row(row), omega);
+                let q = self.map(arrays.of("q").row(row), omega);
                 let dot = |q: &[f64], sum: &[f64], e: usize, step: usize| {
                     q.iter().enumerate().map(|(f, q)| q * sum[f * step + e]).sum::<f64>()
                 };
@@ -269,7 +269,7 @@ mod tests {
                 let seen = 0..if causal { i + 1 } else { 6 };
                 let sum: f64 = seen.clone().map(weight).sum::<f64>() + eps;
                 let want = [0, 1].map(|e| seen.clone().map(|j| weight(j) * v[j * 2 + e]).sum::<f64>() / sum);
-                assert_close(&got["out"].data[i * 2..][..2], &want);
+                assert_close(&got.of("out").data[i * 2..][..2], &want);
             }
         }
     }
@@ -279,20 +279,20 @@ mod tests {
         let (q, k, v, omega) = (normal(12, 1), normal(12, 2), normal(24, 3), normal(3, 4));
         let op = LinearAttention { lengths: Some(spec(DType::I32, &[4])), ..plain(4, 3, 1, 3) };
         let run = |lengths: &[f64]| {
-            compute(op, &[("q", &q), ("k", &k), ("v", &v), ("omega", &omega), ("lengths", lengths)])["out"].data.clone()
+            compute(op, &[("q", &q), ("k", &k), ("v", &v), ("omega", &omega), ("lengths", lengths)]).of("out").data.clone()
         };
         let got = run(&[2.0, 0.0, 99.0, -1.0]);
         assert_eq!(got, run(&[2.0, 0.0, 3.0, 0.0]));
         assert_eq!(got[4..12], [0.0; 8], "rows beyond are zero");
         let alone = compute(plain(1, 2, 1, 3), &[("q", &q[..2]), ("k", &k[..2]), ("v", &v[..4]), ("omega", &omega)]);
-        assert_close(&got[..4], &alone["out"].data);
+        assert_close(&got[..4], &alone.of("out").data);
     }
 
     #[test]
     fn a_denominator_of_zero_gives_zero() {
         let op = LinearAttention { eps: Real::ZERO, ..plain(1, 2, 1, 1) };
         let got = compute(op, &[("q", &[-1.0, 1.0]), ("k", &[1.0, 3.0]), ("v", &[1.0, 2.0, 5.0, 6.0]), ("omega", &[1.0])]);
-        assert_close(&got["out"].data, &[0.0, 0.0, 4.0, 5.0]);
+        assert_close(&got.of("out").data, &[0.0, 0.0, 4.0, 5.0]);
     }
 
     #[test]

@@ -139,7 +139,7 @@ impl Semantics for Matmul {
 
     fn reference(&self, arrays: &mut Arrays) {
         let (batch, m, n, k) = self.dims();
-        let (x, w) = (&arrays["x"], &arrays["w"]);
+        let (x, w) = (arrays.of("x"), arrays.of("w"));
         let get = |name: &str| arrays.get(name);
         let (up, bias, residual) = (get("up"), get("bias"), get("residual"));
         let (x_scale, w_scale) = (get("x_scale"), get("w_scale"));

@@ -109,12 +109,15 @@ macro_rules! ops {
                 match self { $(Op::$Variant(op) => Cost { flops: op.flops(), bytes: op.bytes(&operands) },)* }
             }
 
-            /// Computes the outputs in f64. The operation must be valid, and `arrays` hold each of its operands.
-            pub fn reference(&self, arrays: &mut Arrays) {
-                if self.is_empty() {
-                    return; // whatever its extents are: tables of that size may not fit
+            /// Computes the outputs in f64. [`Invalid`](Error::Invalid) for an invalid operation, and where `arrays` lack one of
+            /// its operands or hold it in another shape.
+            pub fn reference(&self, arrays: &mut Arrays) -> Result<()> {
+                self.validate()?;
+                arrays.check(self)?;
+                if !self.is_empty() { // whatever its extents are: tables of that size may not fit
+                    match self { $(Op::$Variant(op) => op.reference(arrays),)* }
                 }
-                match self { $(Op::$Variant(op) => op.reference(arrays),)* }
+                Ok(())
             }
 
             /// How far the named output may lie from the reference, on any device. Exact for an invalid operation.
@@ -126,14 +129,21 @@ macro_rules! ops {
             }
 
             /// Values for an operand of a test or a measurement, in row-major order. Index operands get legal contents
-            /// mostly. The operation must be valid.
+            /// mostly; those of an invalid operation get what the others get.
             pub fn fill(&self, operand: &Operand, fill: Fill, rng: &mut Rng) -> Vec<f64> {
-                let own = match self { $(Op::$Variant(op) => op.fill(operand, fill, rng),)* };
+                let own = match self {
+                    _ if self.check().is_err() => None,
+                    $(Op::$Variant(op) => op.fill(operand, fill, rng),)*
+                };
                 own.unwrap_or_else(|| (0..operand.spec.numel()).map(|_| rng.value(fill)).collect())
             }
 
             /// A verdict of the operation's own on an output, where equality within the bound is not the right question.
+            /// `expected` holds its inputs and the reference's outputs; where it lacks one, that is what is wrong.
             pub fn judge(&self, output: &str, expected: &Arrays, got: &Array) -> Option<Result<(), String>> {
+                if let Err(why) = self.validate().and_then(|()| expected.check(self)) {
+                    return Some(Err(why.to_string()));
+                }
                 match self { $(Op::$Variant(op) => op.judge(output, expected, got),)* }
             }
 

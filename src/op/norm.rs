@@ -94,7 +94,7 @@ impl Semantics for Norm {
 
     fn reference(&self, arrays: &mut Arrays) {
         let (rows, n) = self.dims();
-        let (x, get) = (&arrays["x"], |name: &str| arrays.get(name));
+        let (x, get) = (arrays.of("x"), |name: &str| arrays.get(name));
         let (weight, bias, residual, gate) = (get("weight"), get("bias"), get("residual"), get("gate"));
         let (mut sum, mut sum_mag) = (x.data.clone(), x.data.iter().map(|v| v.abs()).collect::<Vec<_>>());
         if let Some(r) = residual {
@@ -229,10 +229,10 @@ mod tests {
     fn known_values() {
         let rms = compute(plain(NormKind::Rms, &[1, 2]), &[("x", &[3.0, 4.0])]);
         let root = 12.5f64.sqrt();
-        assert_close(&rms["out"].data, &[3.0 / root, 4.0 / root]);
+        assert_close(&rms.of("out").data, &[3.0 / root, 4.0 / root]);
         let layer = compute(plain(NormKind::Layer, &[1, 4]), &[("x", &[1.0, 2.0, 3.0, 4.0])]);
         let d = 1.25f64.sqrt();
-        assert_close(&layer["out"].data, &[-1.5 / d, -0.5 / d, 0.5 / d, 1.5 / d]);
+        assert_close(&layer.of("out").data, &[-1.5 / d, -0.5 / d, 0.5 / d, 1.5 / d]);
     }
 
     #[test]
@@ -244,21 +244,21 @@ mod tests {
             ("x", &[1.0, -1.0]), ("residual", &[0.5, 4.0]), ("gate", &[1.0, 2.0]), ("weight", &[3.0, 5.0]), ("bias", &[7.0, 9.0]),
         ];
         let got = compute(op, given);
-        assert_close(&got["sum"].data, &[2.5, 2.0]);
+        assert_close(&got.of("sum").data, &[2.5, 2.0]);
         let gated = [2.5 * Activation::Silu.apply(1.0), 2.0 * Activation::Silu.apply(2.0)];
         let root = ((gated[0] * gated[0] + gated[1] * gated[1]) / 2.0).sqrt();
-        assert_close(&got["out"].data, &[gated[0] / root * 3.0 + 7.0, gated[1] / root * 5.0 + 9.0]);
+        assert_close(&got.of("out").data, &[gated[0] / root * 3.0 + 7.0, gated[1] / root * 5.0 + 9.0]);
     }
 
     #[test]
     fn zero_rows_and_special_rows() {
         for kind in [NormKind::Rms, NormKind::Layer] {
             let zero = Norm { eps: Real::new(1e-5), bias: Some(spec(DType::F32, &[2])), ..plain(kind, &[1, 2]) };
-            assert_close(&compute(zero, &[("bias", &[1.0, -2.0])])["out"].data, &[1.0, -2.0]);
-            assert!(compute(plain(kind, &[1, 2]), &[])["out"].data.iter().all(|v| v.is_nan()), "0/0");
-            assert!(compute(plain(kind, &[3, 0]), &[])["out"].data.is_empty());
+            assert_close(&compute(zero, &[("bias", &[1.0, -2.0])]).of("out").data, &[1.0, -2.0]);
+            assert!(compute(plain(kind, &[1, 2]), &[]).of("out").data.iter().all(|v| v.is_nan()), "0/0");
+            assert!(compute(plain(kind, &[3, 0]), &[]).of("out").data.is_empty());
             let x = [1.0, 2.0, f64::NAN, 2.0, f64::INFINITY, 1.0, 1.0, 2.0];
-            let rows = compute(plain(kind, &[4, 2]), &[("x", &x)])["out"].data.clone();
+            let rows = compute(plain(kind, &[4, 2]), &[("x", &x)]).of("out").data.clone();
             assert!(rows[2].is_nan() && rows[4].is_nan());
             assert_eq!(rows[..2], rows[6..], "the other rows are untouched");
             assert!(rows[0].is_finite());

@@ -142,7 +142,7 @@ impl Semantics for Reduce {
     }
 
     fn reference(&self, arrays: &mut Arrays) {
-        let (x, n) = (&arrays["x"], self.x.dim(0));
+        let (x, n) = (arrays.of("x"), self.x.dim(0));
         let mask = arrays.get("mask").map(|m| m.expand(self.x.shape()));
         let (mut data, mut magnitude) = (Vec::new(), Vec::new());
         for r in 0..self.x.rows() {
@@ -254,7 +254,7 @@ mod tests {
         let mut op = Reduce { kind, ..Reduce::new(spec(DType::F32, &[x.len()]), spec(out, &[1])) };
         op.mask = mask.map(|m| spec(DType::U8, &[m.len()]));
         let given = [("x", x), ("mask", mask.unwrap_or_default())];
-        compute(op, &given[..if mask.is_some() { 2 } else { 1 }])["out"].data[0]
+        compute(op, &given[..if mask.is_some() { 2 } else { 1 }]).of("out").data[0]
     }
 
     #[test]
@@ -293,9 +293,9 @@ mod tests {
         let x = spec(DType::F32, &[3, 2]);
         let op = Reduce { kind: Reduction::L2Normalize, ..Reduce::new(x, x) };
         let got = compute(op, &[("x", &[3.0, -4.0, 0.0, 0.0, 1.0, INF])]);
-        assert_close(&got["out"].data, &[0.6, -0.8, 0.0, 0.0, 0.0, NAN]);
+        assert_close(&got.of("out").data, &[0.6, -0.8, 0.0, 0.0, 0.0, NAN]);
         let got = compute(Reduce { eps: 10.0.into(), ..op }, &[("x", &[3.0, -4.0, 0.0, 0.0, 1.0, NAN])]);
-        assert_close(&got["out"].data, &[0.3, -0.4, 0.0, 0.0, NAN, NAN]);
+        assert_close(&got.of("out").data, &[0.3, -0.4, 0.0, 0.0, NAN, NAN]);
         assert_refused(Reduce { eps: 0.0.into(), ..op }, "eps");
         assert_refused(Reduce { mask: Some(spec(DType::U8, &[2])), ..op }, "mask");
     }

@@ -191,12 +191,12 @@ impl Semantics for Rope {
 
     fn reference(&self, arrays: &mut Arrays) {
         let (heads, d) = (self.x.dim(1), self.x.dim(0));
-        let mut x = arrays["x"].data.clone();
+        let mut x = arrays.of("x").data.clone();
         let mut magnitude = vec![0.0; x.len()]; // elements left alone stay exact
         let (frequencies, amplitude) = (self.frequencies(), self.amplitude());
         let rows = x.chunks_exact_mut(d.max(1)).zip(magnitude.chunks_exact_mut(d.max(1)));
         for (row, (x, magnitude)) in rows.enumerate() {
-            let position = arrays["positions"].data[row / heads];
+            let position = arrays.of("positions").data[row / heads];
             for (i, frequency) in frequencies.iter().enumerate() {
                 let divisor = arrays.get("factors").map_or(1.0, |f| f.data[i]);
                 let (sin, cos) = (position * frequency / divisor).sin_cos();
@@ -207,7 +207,7 @@ impl Semantics for Rope {
             }
         }
         if let (Some(spec), Some(slots)) = (&self.cache, arrays.get("slots")) {
-            let (mut cache, width) = (arrays["cache"].data.clone(), heads * d);
+            let (mut cache, width) = (arrays.of("cache").data.clone(), heads * d);
             let mut cache_mag = vec![0.0; cache.len()];
             // Quantizing errs by a fraction of the block's largest element.
             let (block, _) = spec.dtype().block();
@@ -334,21 +334,21 @@ mod tests {
         let op = Rope { dims: 4, ..plain(1, 6) };
         let adjacent = compute(op, &[("x", &x), ("positions", &[3.0])]);
         let want = [c0 - 2.0 * s0, s0 + 2.0 * c0, 3.0 * c1 - 4.0 * s1, 3.0 * s1 + 4.0 * c1, 5.0, 6.0];
-        assert_close(&adjacent["x"].data, &want);
+        assert_close(&adjacent.of("x").data, &want);
         let half = compute(Rope { style: RopeStyle::Half, ..op }, &[("x", &x), ("positions", &[3.0])]);
         let want = [c0 - 3.0 * s0, 2.0 * c1 - 4.0 * s1, s0 + 3.0 * c0, 2.0 * s1 + 4.0 * c1, 5.0, 6.0];
-        assert_close(&half["x"].data, &want);
-        assert_eq!(half["x"].magnitude[4..], [0.0, 0.0], "the tail is exact");
+        assert_close(&half.of("x").data, &want);
+        assert_eq!(half.of("x").magnitude[4..], [0.0, 0.0], "the tail is exact");
     }
 
     #[test]
     fn position_zero_is_the_identity_and_lengths_stay() {
         let x = normal(3 * 64, 1);
         let op = plain(3, 64);
-        assert_close(&compute(op, &[("x", &x)])["x"].data, &x);
+        assert_close(&compute(op, &[("x", &x)]).of("x").data, &x);
         let far = compute(op, &[("x", &x), ("positions", &[131071.0, -5.0, 1.0])]);
         let squares = |v: &[f64]| v.chunks(64).map(|r| r.iter().map(|x| x * x).sum()).collect::<Vec<f64>>();
-        assert_close(&squares(&far["x"].data), &squares(&x));
+        assert_close(&squares(&far.of("x").data), &squares(&x));
     }
 
     #[test]
@@ -356,7 +356,7 @@ mod tests {
         let (q, k) = (normal(64, 1), normal(64, 2));
         let score = |p: f64, j: f64| {
             let got = compute(plain(2, 64), &[("x", &[q.as_slice(), &k].concat()), ("positions", &[p, j])]);
-            let (a, b) = got["x"].data.split_at(64);
+            let (a, b) = got.of("x").data.split_at(64);
             a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>()
         };
         assert_close(&[score(131071.0, 131061.0)], &[score(10.0, 0.0)]);
@@ -399,7 +399,7 @@ mod tests {
     fn factors_divide() {
         let op = Rope { factors: Some(spec(DType::F32, &[1])), ..plain(1, 2) };
         let got = compute(op, &[("x", &[1.0, 0.0]), ("positions", &[6.0]), ("factors", &[3.0])]);
-        assert_close(&got["x"].data, &[2f64.cos(), 2f64.sin()]);
+        assert_close(&got.of("x").data, &[2f64.cos(), 2f64.sin()]);
     }
 
     #[test]
@@ -411,7 +411,7 @@ mod tests {
             ("x", &x), ("positions", &[1.0, 2.0, 3.0]), ("slots", &[2.0, 9.0, 0.0]), ("cache", &[7.0; 8]),
         ];
         let got = compute(op, given);
-        let (x, cache) = (&got["x"].data, &got["cache"]);
+        let (x, cache) = (&got.of("x").data, got.of("cache"));
         assert_eq!(cache.data, [x[4], x[5], 7.0, 7.0, x[0], x[1], 7.0, 7.0]);
         assert_eq!(cache.magnitude[2..4], [0.0, 0.0], "rows no slot names keep their bytes");
     }

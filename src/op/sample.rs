@@ -140,9 +140,9 @@ impl Semantics for Sample {
     }
 
     fn reference(&self, arrays: &mut Arrays) {
-        let seed = words(&arrays["seed"]);
+        let seed = words(arrays.of("seed"));
         let draw = |r: usize| {
-            let row = arrays["logits"].row(r);
+            let row = arrays.of("logits").row(r);
             self.certain(row).unwrap_or_else(|| {
                 let Sorted { order, cumulative, .. } = self.sorted(row);
                 let end = cumulative.iter().position(|&c| c >= self.top_p.f64()).unwrap_or(order.len() - 1);
@@ -160,10 +160,10 @@ impl Semantics for Sample {
 
     fn judge(&self, output: &str, expected: &Arrays, got: &Array) -> Option<Result<(), String>> {
         (output == "out").then(|| {
-            let (rows, seed) = (self.dims().0, words(&expected["seed"]));
+            let (rows, seed) = (self.dims().0, words(expected.of("seed")));
             ensure!(got.data.len() == rows, "out has {} elements, expected {rows}", got.data.len());
             (0..rows).try_for_each(|r| {
-                let verdict = self.judge_row(expected["logits"].row(r), Sample::uniform(seed, r) as f64, got.data[r]);
+                let verdict = self.judge_row(expected.of("logits").row(r), Sample::uniform(seed, r) as f64, got.data[r]);
                 verdict.map_err(|why| format!("out[{r}] {why}"))
             })
         })
@@ -227,7 +227,7 @@ mod tests {
     }
 
     fn draw(op: Sample, logits: &[f64], seed: [i32; 2]) -> f64 {
-        compute(op, &[("logits", logits), ("seed", &seed.map(f64::from))])["out"].data[0]
+        compute(op, &[("logits", logits), ("seed", &seed.map(f64::from))]).of("out").data[0]
     }
 
     #[test]
@@ -313,7 +313,7 @@ mod tests {
             for fill in [Fill::Normal, Fill::Large, Fill::Tiny, Fill::Special] {
                 let mut arrays = filled(case, fill, i as u64);
                 case.reference(&mut arrays);
-                assert_eq!(Op::from(case).accept("out", &arrays, &arrays["out"]), Ok(()), "{case}");
+                assert_eq!(Op::from(case).accept("out", &arrays, arrays.of("out")), Ok(()), "{case}");
             }
         }
     }

@@ -59,9 +59,9 @@ impl Semantics for Scatter {
     }
 
     fn reference(&self, arrays: &mut Arrays) {
-        let (x, index, weight) = (&arrays["x"], &arrays["index"], arrays.get("weight"));
+        let (x, index, weight) = (arrays.of("x"), arrays.of("index"), arrays.get("weight"));
         let (d, rows) = (self.out.dim(0), self.out.dim(1));
-        let mut data = arrays["out"].data.clone();
+        let mut data = arrays.of("out").data.clone();
         let mut magnitude: Vec<f64> = data.iter().map(|v| v.abs()).collect();
         for (i, &row) in index.data.iter().enumerate() {
             let Some(row) = named_row(row, rows) else { continue };
@@ -144,7 +144,7 @@ mod tests {
             ("weight", &[1.0, 1.0, 0.5, 1.0]),
             ("out", &[-0.0, f64::NAN, 0.0, 5.0, 100.0, 200.0]),
         ]);
-        let out = &got["out"].data;
+        let out = &got.of("out").data;
         assert_close(out, &[-0.0, f64::NAN, 0.0, 5.0, 106.0, 212.0]);
         assert!(out[0].is_sign_negative(), "rows that are not named keep their bits");
     }

@@ -81,10 +81,10 @@ impl Semantics for Segment {
 
     fn reference(&self, arrays: &mut Arrays) {
         let (_, d, count) = self.dims();
-        let x = &arrays["x"];
+        let x = arrays.of("x");
         // Only the segments that have rows.
         let mut members: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
-        for (i, &s) in arrays["segments"].data.iter().enumerate() {
+        for (i, &s) in arrays.of("segments").data.iter().enumerate() {
             if let Some(s) = named_row(s, count) {
                 members.entry(s).or_default().push(i);
             }
@@ -183,9 +183,9 @@ mod tests {
         let op = of(5, &[3, 1], SegmentKind::Sum, 0);
         let segments = [2.0, 0.0, 2.0, 3.0, -1.0];
         let got = compute(op, &[("x", &[1.0, 10.0, 2.0, NAN, NAN]), ("segments", &segments)]);
-        assert_eq!(got["out"].data, [10.0, 0.0, 3.0], "an empty segment is zero, rows of none are left out");
+        assert_eq!(got.of("out").data, [10.0, 0.0, 3.0], "an empty segment is zero, rows of none are left out");
         let got = compute(op, &[("x", &[1.0, NAN, INF, 0.0, 0.0]), ("segments", &segments)]);
-        assert_close(&got["out"].data, &[NAN, 0.0, INF]);
+        assert_close(&got.of("out").data, &[NAN, 0.0, INF]);
     }
 
     #[test]
@@ -193,10 +193,10 @@ mod tests {
         let op = of(6, &[6, 1], SegmentKind::Softmax, 2);
         let x = [0.0, 5.0, 3f64.ln(), -INF, 7.0, 7.0];
         let got = compute(op, &[("x", &x), ("segments", &[0.0, 1.0, 0.0, 0.0, -7.0, 2.0])]);
-        assert_close(&got["out"].data, &[0.25, 1.0, 0.75, 0.0, 0.0, 0.0]);
+        assert_close(&got.of("out").data, &[0.25, 1.0, 0.75, 0.0, 0.0, 0.0]);
         let (x, segments) = ([-INF, NAN, -INF, -INF, 7.0, 7.0], [0.0, 1.0, 0.0, 0.0, 1.0, 2.0]);
         let got = compute(op, &[("x", &x), ("segments", &segments)]);
-        assert_close(&got["out"].data, &[0.0, NAN, 0.0, 0.0, NAN, 0.0]);
+        assert_close(&got.of("out").data, &[0.0, NAN, 0.0, 0.0, NAN, 0.0]);
     }
 
     #[test]

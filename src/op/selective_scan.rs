@@ -103,10 +103,10 @@ impl Semantics for SelectiveScan {
             };
             for row in b * t..(b + 1) * t {
                 let at = row * channels + channel;
-                let dt = TimeStep::new(arrays["dt"].data[at], dt_bias, self.softplus);
-                let x = arrays["x"].data[at];
+                let dt = TimeStep::new(arrays.of("dt").data[at], dt_bias, self.softplus);
+                let x = arrays.of("x").data[at];
                 let (mut y, mut mag) = (d * x, (d * x).abs());
-                let (a, bs, cs) = (arrays["a"].row(channel), arrays["b"].row(row), arrays["c"].row(row));
+                let (a, bs, cs) = (arrays.of("a").row(channel), arrays.of("b").row(row), arrays.of("c").row(row));
                 for (cell, ((a, b), c)) in cells.iter_mut().zip(a.iter().zip(bs).zip(cs)) {
                     cell.step(*a, dt, b * x);
                     y += c * cell.value;
@@ -226,29 +226,29 @@ mod tests {
         let got = compute(op, given);
         let dt = 0.75f64.exp().ln_1p();
         let state = [(-dt).exp() + dt * 10.0, (-3.0 * dt).exp() * 4.0 + dt * 14.0];
-        assert_close(&got["state"].data, &state);
+        assert_close(&got.of("state").data, &state);
         let y = 11.0 * state[0] + 13.0 * state[1] + 200.0;
-        assert_close(&got["out"].data, &[y * Activation::Silu.apply(0.5)]);
+        assert_close(&got.of("out").data, &[y * Activation::Silu.apply(0.5)]);
     }
 
     #[test]
     fn two_calls_equal_one() {
         let all = filled(plain(9, 4, 3), Fill::Normal, 7);
         let mut whole = all.clone();
-        Op::from(plain(9, 4, 3)).reference(&mut whole);
+        Op::from(plain(9, 4, 3)).reference(&mut whole).unwrap();
         for cut in [1, 4, 8] {
             let run = |range: std::ops::Range<usize>, state: &[f64]| {
-                let width = |name: &str| all[name].data.len() / 9;
+                let width = |name: &str| all.of(name).data.len() / 9;
                 let mut given: Vec<(&str, &[f64])> = ["x", "dt", "b", "c"]
-                    .map(|name| (name, &all[name].data[range.start * width(name)..range.end * width(name)]))
+                    .map(|name| (name, &all.of(name).data[range.start * width(name)..range.end * width(name)]))
                     .to_vec();
-                given.extend([("a", all["a"].data.as_slice()), ("state", state)]);
+                given.extend([("a", all.of("a").data.as_slice()), ("state", state)]);
                 compute(plain(range.len(), 4, 3), &given)
             };
-            let first = run(0..cut, &all["state"].data);
-            let second = run(cut..9, &first["state"].data);
-            assert_close(&[first["out"].data.as_slice(), &second["out"].data].concat(), &whole["out"].data);
-            assert_close(&second["state"].data, &whole["state"].data);
+            let first = run(0..cut, &all.of("state").data);
+            let second = run(cut..9, &first.of("state").data);
+            assert_close(&[first.of("out").data.as_slice(), &second.of("out").data].concat(), &whole.of("out").data);
+            assert_close(&second.of("state").data, &whole.of("state").data);
         }
     }
 
@@ -261,15 +261,15 @@ mod tests {
         let (heads, groups) = (s(&[1, 5, 2, 1]), s(&[1, 5, 1, 3]));
         let ssm = SsmScan::new(heads, s(&[1, 5, 2]), s(&[2]), groups, groups, heads);
         let ssm = compute(ssm, &[("x", &x), ("dt", &dt), ("a", &[-1.0, -0.5]), ("b", &b), ("c", &c)]);
-        assert_close(&selective["out"].data, &ssm["out"].data);
+        assert_close(&selective.of("out").data, &ssm.of("out").data);
     }
 
     #[test]
     fn no_time_leaves_the_state_and_no_state_is_a_zero_one() {
-        assert_eq!(compute(plain(0, 1, 2), &[("state", &[3.0, 4.0])])["state"].data, [3.0, 4.0]);
+        assert_eq!(compute(plain(0, 1, 2), &[("state", &[3.0, 4.0])]).of("state").data, [3.0, 4.0]);
         let given: &[(&str, &[f64])] = &[("x", &[2.0]), ("dt", &[0.5]), ("a", &[-1.0]), ("b", &[3.0]), ("c", &[1.0])];
         let without = compute(SelectiveScan { state: None, ..plain(1, 1, 1) }, given);
-        assert_eq!(without["out"].data, compute(plain(1, 1, 1), given)["out"].data);
+        assert_eq!(without.of("out").data, compute(plain(1, 1, 1), given).of("out").data);
     }
 
     #[test]

@@ -82,7 +82,7 @@ impl Semantics for Softmax {
     }
 
     fn reference(&self, arrays: &mut Arrays) {
-        let (x, n) = (&arrays["x"], self.x.dim(0));
+        let (x, n) = (arrays.of("x"), self.x.dim(0));
         let mask = arrays.get("mask").map(|m| m.expand(self.x.shape()));
         let (mut data, mut magnitude) = (Vec::new(), Vec::new());
         for r in 0..if n == 0 { 0 } else { self.x.rows() } {
@@ -167,7 +167,7 @@ mod tests {
 
     fn row(values: &[f64], log: bool) -> Vec<f64> {
         let x = spec(DType::F32, &[values.len()]);
-        compute(Softmax { log, ..Softmax::new(x, x) }, &[("x", values)])["out"].data.clone()
+        compute(Softmax { log, ..Softmax::new(x, x) }, &[("x", values)]).of("out").data.clone()
     }
 
     #[test]
@@ -194,7 +194,7 @@ mod tests {
         let x = spec(DType::F32, &[2, 2]);
         let op = Softmax { mask: Some(spec(DType::F32, &[2, 1])), scale: 0.5.into(), ..Softmax::new(x, x) };
         let got = compute(op, &[("x", &[0.0, 4f64.ln(), 1.0, 2.0]), ("mask", &[7.0, -INF])]);
-        assert_close(&got["out"].data, &[1.0 / 3.0, 2.0 / 3.0, 0.0, 0.0]);
+        assert_close(&got.of("out").data, &[1.0 / 3.0, 2.0 / 3.0, 0.0, 0.0]);
         assert_eq!(Op::from(op).features(), Features::SCALE | Features::MASK | Features::BROADCAST);
     }
 

@@ -161,7 +161,7 @@ impl Semantics for SsmScan {
         let (mut state, mut state_mag) = (Vec::new(), Vec::new());
         let per_head = |name: &str, h: usize| arrays.get(name).map_or(0.0, |v| v.data[h]);
         for (b, h) in (0..batch).flat_map(|b| (0..heads).map(move |h| (b, h))) {
-            let (a, d, dt_bias) = (arrays["a"].data[h], per_head("d", h), per_head("dt_bias", h));
+            let (a, d, dt_bias) = (arrays.of("a").data[h], per_head("d", h), per_head("dt_bias", h));
             for lane in 0..p {
                 let first = ((b * heads + h) * p + lane) * n;
                 let mut cells: Vec<Cell> = match arrays.get("state") {
@@ -169,12 +169,12 @@ impl Semantics for SsmScan {
                     None => vec![Cell::default(); n],
                 };
                 for row in b * t..(b + 1) * t {
-                    let dt = TimeStep::new(arrays["dt"].data[row * heads + h], dt_bias, self.softplus);
+                    let dt = TimeStep::new(arrays.of("dt").data[row * heads + h], dt_bias, self.softplus);
                     let at = (row * heads + h) * p + lane;
-                    let x = arrays["x"].data[at];
+                    let x = arrays.of("x").data[at];
                     let group = row * groups + h / (heads / groups);
                     (out[at], out_mag[at]) = (d * x, (d * x).abs());
-                    for ((cell, &b), &c) in cells.iter_mut().zip(arrays["b"].row(group)).zip(arrays["c"].row(group)) {
+                    for ((cell, &b), &c) in cells.iter_mut().zip(arrays.of("b").row(group)).zip(arrays.of("c").row(group)) {
                         cell.step(a, dt, b * x);
                         out[at] += c * cell.value;
                         out_mag[at] += c.abs() * cell.magnitude();
@@ -290,12 +290,12 @@ mod tests {
         let got = compute(op, given);
         let first = (-0.5f64).exp() + 0.5 * 10.0;
         let second = (-1f64).exp() * first + 21.0;
-        assert_close(&got["out"].data, &[11.0 * first + 200.0, 13.0 * second + 300.0]);
-        assert_close(&got["state"].data, &[second]);
+        assert_close(&got.of("out").data, &[11.0 * first + 200.0, 13.0 * second + 300.0]);
+        assert_close(&got.of("state").data, &[second]);
         let soft = compute(SsmScan { softplus: true, ..op }, given);
         let dt = [0.5, 1.0].map(|v: f64| v.exp().ln_1p());
         let first = (-dt[0]).exp() + dt[0] * 10.0;
-        assert_close(&soft["state"].data, &[(-dt[1]).exp() * first + dt[1] * 21.0]);
+        assert_close(&soft.of("state").data, &[(-dt[1]).exp() * first + dt[1] * 21.0]);
     }
 
     #[test]
@@ -304,24 +304,24 @@ mod tests {
         let all = filled(op(9), Fill::Normal, 7);
         let whole = {
             let mut arrays = all.clone();
-            Op::from(op(9)).reference(&mut arrays);
+            Op::from(op(9)).reference(&mut arrays).unwrap();
             arrays
         };
         for cut in [1, 4, 8] {
             let part = |name: &str, range: std::ops::Range<usize>| {
-                let width = all[name].data.len() / 9;
-                all[name].data[range.start * width..range.end * width].to_vec()
+                let width = all.of(name).data.len() / 9;
+                all.of(name).data[range.start * width..range.end * width].to_vec()
             };
             let run = |range: std::ops::Range<usize>, state: &[f64]| {
                 let rows = ["x", "dt", "b", "c"].map(|name| (name, part(name, range.clone())));
                 let mut given: Vec<(&str, &[f64])> = rows.iter().map(|(name, v)| (*name, v.as_slice())).collect();
-                given.extend([("a", all["a"].data.as_slice()), ("state", state)]);
+                given.extend([("a", all.of("a").data.as_slice()), ("state", state)]);
                 compute(op(range.len()), &given)
             };
-            let first = run(0..cut, &all["state"].data);
-            let second = run(cut..9, &first["state"].data);
-            assert_close(&[first["out"].data.as_slice(), &second["out"].data].concat(), &whole["out"].data);
-            assert_close(&second["state"].data, &whole["state"].data);
+            let first = run(0..cut, &all.of("state").data);
+            let second = run(cut..9, &first.of("state").data);
+            assert_close(&[first.of("out").data.as_slice(), &second.of("out").data].concat(), &whole.of("out").data);
+            assert_close(&second.of("state").data, &whole.of("state").data);
         }
     }
 
@@ -330,22 +330,22 @@ mod tests {
         let all = filled(plain(3, 4, 2, 2, 3), Fill::Normal, 5);
         let rows = |name: &str, heads: usize| -> Vec<f64> {
             let repeat = |row: &[f64]| row.chunks(3).flat_map(|g| g.repeat(heads / 2)).collect::<Vec<f64>>();
-            all[name].data.chunks(6).flat_map(repeat).collect()
+            all.of(name).data.chunks(6).flat_map(repeat).collect()
         };
         let given = |b: &[f64], c: &[f64], op: SsmScan| {
-            compute(op, &[("x", &all["x"].data), ("dt", &all["dt"].data), ("a", &all["a"].data), ("b", b), ("c", c)])
+            compute(op, &[("x", &all.of("x").data), ("dt", &all.of("dt").data), ("a", &all.of("a").data), ("b", b), ("c", c)])
         };
         let grouped = given(&rows("b", 2), &rows("c", 2), plain(3, 4, 2, 2, 3));
         let full = given(&rows("b", 4), &rows("c", 4), plain(3, 4, 2, 4, 3));
-        assert_close(&grouped["out"].data, &full["out"].data);
+        assert_close(&grouped.of("out").data, &full.of("out").data);
         let stateless = given(&rows("b", 2), &rows("c", 2), SsmScan { state: None, ..plain(3, 4, 2, 2, 3) });
-        assert_eq!(stateless["out"].data, grouped["out"].data);
+        assert_eq!(stateless.of("out").data, grouped.of("out").data);
     }
 
     #[test]
     fn no_time_leaves_the_state() {
         let got = compute(plain(0, 1, 1, 1, 2), &[("state", &[3.0, 4.0])]);
-        assert_eq!(got["state"].data, [3.0, 4.0]);
+        assert_eq!(got.of("state").data, [3.0, 4.0]);
     }
 
     #[test]

@@ -25,7 +25,7 @@ pub(crate) fn compute(op: impl Into<Op>, given: &[(&str, &[f64])]) -> Arrays {
         }
         arrays.push(o.name, array);
     }
-    op.reference(&mut arrays);
+    op.reference(&mut arrays).unwrap();
     arrays
 }
 
@@ -81,9 +81,9 @@ pub(crate) fn check_cases<T: Semantics>() {
         assert_eq!(op.class().class(), op.class(), "{text}");
         for fill in [Fill::Normal, Fill::Large, Fill::Tiny, Fill::Special] {
             let mut arrays = filled(op, fill, i as u64);
-            op.reference(&mut arrays);
+            op.reference(&mut arrays).unwrap();
             for o in op.operands().iter().filter(|o| o.role.writes()) {
-                let array = &arrays[o.name];
+                let array = arrays.of(o.name);
                 assert_eq!(array.data.len(), o.spec.numel(), "{} of {text}", o.name);
                 assert!(array.magnitude.is_empty() || array.magnitude.len() == array.data.len(), "{text}");
                 assert!(op.bound(o.name).relative >= 0.0);

@@ -232,3 +232,40 @@ fn outputs_that_overlap_themselves_are_refused() {
         assert_eq!(text.parse::<Op>().expect("a text").validate().is_ok(), legal, "{text}");
     }
 }
+
+#[test]
+fn a_reference_says_what_it_lacks() {
+    for op in Op::cases() {
+        let all = testing::filled(op, Fill::Normal, 1);
+        for o in &op.operands() {
+            let spoilt = |spoil: &dyn Fn(&mut Array)| {
+                let mut arrays = all.clone();
+                arrays.get_mut(o.name).map(spoil);
+                arrays
+            };
+            let mut missing = Arrays::default();
+            all.iter().filter(|(name, _)| *name != o.name).for_each(|(name, array)| missing.push(name, array.clone()));
+            let longer = spoilt(&|array| array.data.push(0.0));
+            let reshaped = spoilt(&|array| array.spec = testing::spec(DType::F32, &[3, 1, 4, 1, 5, 9]));
+            for mut arrays in [missing, longer, reshaped] {
+                let got = Array::zeros(o.spec);
+                assert!(!matches!(op.judge(o.name, &arrays, &got), Some(Ok(()))), "{} of {op}", o.name);
+                let why = op.reference(&mut arrays).expect_err("must be refused").to_string();
+                assert!(why.contains(o.name), "{why}");
+            }
+        }
+    }
+}
+
+#[test]
+fn arrays_and_memory_of_other_sizes_are_refused() {
+    let spec = testing::spec(DType::F16, &[3, 4]);
+    assert!(Array::decode(spec, &[0; 23]).is_err());
+    let mut array = Array::zeros(spec);
+    assert!(array.encode(None, &mut [0; 23]).is_err());
+    assert!(array.encode(Some(&[0.0; 11]), &mut [0; 24]).is_err());
+    assert_eq!((array.row(2).len(), array.row(3).len(), array.row(usize::MAX).len()), (4, 0, 0));
+    assert_eq!((array.magnitude(12), Bound::relative(1.0).allowed(&array, 12)), (0.0, 0.0));
+    array.data.pop();
+    assert!(array.encode(None, &mut [0; 24]).is_err());
+}

@@ -71,7 +71,7 @@ impl Semantics for TopK {
         let (rows, n, k) = self.dims();
         let (mut values, mut magnitude, mut indices) = (Vec::new(), Vec::new(), Vec::new());
         for r in 0..rows {
-            let row = &arrays["x"].data[r * n..(r + 1) * n];
+            let row = &arrays.of("x").data[r * n..(r + 1) * n];
             let order = &descending(row)[..k];
             let chosen: Vec<f64> = order.iter().map(|&i| row[i]).collect();
             indices.extend(order.iter().map(|&i| i as f64));
@@ -142,7 +142,7 @@ mod tests {
         let out = |d| spec(d, &[1, k]);
         let op = TopK { softmax, ..TopK::new(spec(DType::F32, &[1, x.len()]), out(DType::F32), out(DType::I32)) };
         let got = compute(op, &[("x", x)]);
-        (got["values"].data.clone(), got["indices"].data.clone())
+        (got.of("values").data.clone(), got.of("indices").data.clone())
     }
 
     #[test]

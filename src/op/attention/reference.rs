@@ -86,7 +86,7 @@ fn visible(op: &Attention, arrays: &Arrays, sequence: &Sequence, (b, i, h): (usi
     let Sizes { batch, q_len, capacity, heads, kv_heads, d, .. } = op.sizes();
     let position = sequence.keys.len() as i64 - sequence.queries.len() as i64 + i as i64;
     let window = if op.window == 0 { i64::MAX } else { i64::try_from(op.window).unwrap_or(i64::MAX) };
-    let q = arrays["q"].row((sequence.queries.start + i) * heads + h);
+    let q = arrays.of("q").row((sequence.queries.start + i) * heads + h);
     let (scale, cap) = (op.score_scale() as f64, op.softcap.f64());
     let c = Bound::dot(d).relative;
     let mut scores = Vec::new();
@@ -95,7 +95,7 @@ fn visible(op: &Attention, arrays: &Arrays, sequence: &Sequence, (b, i, h): (usi
         let hidden = (op.causal && distance < 0) || distance >= window || -distance >= window;
         let key_hidden = arrays.get("key_mask").is_some_and(|m| m.data[b * capacity + j] == 0.0);
         let Some(row) = row.filter(|_| !hidden && !key_hidden) else { continue };
-        let k = arrays["k"].row(row * kv_heads + h / (heads / kv_heads));
+        let k = arrays.of("k").row(row * kv_heads + h / (heads / kv_heads));
         let (dot, abs) = q.iter().zip(k).fold((0.0, 0.0), |(s, a), (q, k)| (s + q * k, a + (q * k).abs()));
         let (mut score, mut magnitude) = (scale * dot, scale.abs() * abs);
         if cap != 0.0 {
@@ -147,7 +147,7 @@ fn weigh(op: &Attention, arrays: &Arrays, scores: &[Score], h: usize, out: &mut 
     let growth = (2.0 * error).min(80.0).exp_m1(); // beyond, any weight is possible
     for s in scores {
         let weight = (s.score - largest).exp() / sum;
-        let v = arrays["v"].row(s.row * kv_heads + h / (heads / kv_heads));
+        let v = arrays.of("v").row(s.row * kv_heads + h / (heads / kv_heads));
         let moved = (weight * (1.0 - weight) * growth).min(1.0);
         let allowed = weight + (moved + f32::MIN_POSITIVE as f64) / fraction; // f32 may flush a tiny weight to zero
         for ((out, mag), v) in out.iter_mut().zip(mag.iter_mut()).zip(v) {

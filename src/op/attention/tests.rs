@@ -20,7 +20,7 @@ fn scored(op: Attention, scores: &[f64], values: &[f64], more: &[(&str, &[f64])]
     let op = Attention { scale: 1.0.into(), lse: f32s(&[1, 1, 1]), ..op };
     let given = [&[("q", &[1.0][..]), ("k", scores), ("v", values)], more].concat();
     let got = compute(op, &given);
-    (got["out"].data[0], got["lse"].data[0])
+    (got.of("out").data[0], got.of("lse").data[0])
 }
 
 #[test]
@@ -47,7 +47,7 @@ fn softmax_of_known_scores() {
 fn the_default_scale() {
     let op = Attention { lse: f32s(&[1, 1, 1]), ..plain(1, 1, 1, 1, 1, 4) };
     let got = compute(op, &[("q", &[1.0; 4]), ("k", &[3.0; 4])]);
-    assert_close(&got["lse"].data, &[6.0]);
+    assert_close(&got.of("lse").data, &[6.0]);
 }
 
 #[test]
@@ -61,8 +61,8 @@ fn special_scores() {
     assert_eq!(scored(op, &[-INF, -INF], &[1.0, 2.0], &[]), (0.0, -INF));
     // only the row with the NaN is spoilt
     let rows = compute(plain(1, 2, 2, 1, 1, 1), &[("q", &[f64::NAN, 1.0]), ("k", &[1.0, 2.0]), ("v", &[3.0, 3.0])]);
-    assert!(rows["out"].data[0].is_nan());
-    assert_close(&rows["out"].data[1..], &[3.0]);
+    assert!(rows.of("out").data[0].is_nan());
+    assert_close(&rows.of("out").data[1..], &[3.0]);
 }
 
 #[test]
@@ -76,10 +76,10 @@ fn rows_that_see_nothing() {
     assert_eq!(scored(masked, &[1.0, 2.0], &[1.0, 2.0], &[("mask", &[-INF, -INF])]), (0.0, -INF));
     assert!(scored(masked, &[1.0, 2.0], &[1.0, 2.0], &[("mask", &[-INF, f64::NAN])]).0.is_nan());
     let none = plain(1, 2, 0, 1, 1, 1);
-    assert_eq!(compute(none, &[("q", &[1.0, 2.0])])["out"].data, [0.0, 0.0]);
+    assert_eq!(compute(none, &[("q", &[1.0, 2.0])]).of("out").data, [0.0, 0.0]);
     // more queries than keys: the first ones stand before every key
     let early = Attention { causal: true, ..plain(1, 3, 1, 1, 1, 1) };
-    assert_eq!(compute(early, &[("q", &[1.0; 3]), ("k", &[1.0]), ("v", &[5.0])])["out"].data, [0.0, 0.0, 5.0]);
+    assert_eq!(compute(early, &[("q", &[1.0; 3]), ("k", &[1.0]), ("v", &[5.0])]).of("out").data, [0.0, 0.0, 5.0]);
 }
 
 #[test]
@@ -93,7 +93,7 @@ fn a_sink_takes_weight_and_gives_none() {
 fn windows_and_slopes() {
     let (q, k) = ([1.0; 4], [0.0; 4]);
     let v = [1.0, 10.0, 100.0, 1000.0];
-    let out = |op: Attention| compute(op, &[("q", &q), ("k", &k), ("v", &v)])["out"].data.clone();
+    let out = |op: Attention| compute(op, &[("q", &q), ("k", &k), ("v", &v)]).of("out").data.clone();
     let base = plain(1, 4, 4, 1, 1, 1);
     assert_close(&out(Attention { causal: true, window: 2, ..base }), &[1.0, 5.5, 55.0, 550.0]);
     assert_close(&out(Attention { window: 2, ..base }), &[5.5, 37.0, 370.0, 550.0]);
@@ -102,7 +102,7 @@ fn windows_and_slopes() {
     let slope = Attention { alibi: f32s(&[1]), lse: f32s(&[1, 1, 4]), ..base };
     let got = compute(slope, &[("alibi", &[0.5])]);
     let last: f64 = [-1.5f64, -1.0, -0.5, 0.0].iter().map(|s| s.exp()).sum();
-    assert_close(&got["lse"].data[3..], &[last.ln()]);
+    assert_close(&got.of("lse").data[3..], &[last.ln()]);
 }
 
 #[test]
@@ -111,7 +111,7 @@ fn groups_of_heads_share_keys() {
     let grouped = compute(plain(1, 6, 5, 4, 2, 8), &[("q", &q), ("k", &k), ("v", &v)]);
     let repeat = |x: &[f64]| x.chunks(8).flat_map(|head| [head, head].concat()).collect::<Vec<f64>>();
     let full = compute(plain(1, 6, 5, 4, 4, 8), &[("q", &q), ("k", &repeat(&k)), ("v", &repeat(&v))]);
-    assert_close(&grouped["out"].data, &full["out"].data);
+    assert_close(&grouped.of("out").data, &full.of("out").data);
 }
 
 #[test]
@@ -127,7 +127,7 @@ fn a_decode_step_is_the_last_row_of_prefill() {
         cache[..n].copy_from_slice(&v[..n]);
         let now = [(row + 1) as f64];
         let got = compute(step, &[("q", &q[n - 16..n]), ("k", &keys), ("v", &cache), ("kv_len", &now)]);
-        assert_close(&got["out"].data, &prefill["out"].data[n - 16..n]);
+        assert_close(&got.of("out").data, &prefill.of("out").data[n - 16..n]);
     }
 }
 
@@ -140,9 +140,9 @@ fn lengths_are_clamped() {
     };
     let wild = run([9.0, -1.0, 2.0, i32::MAX as f64], [3.0, 3.0, -7.0, 1e9]);
     let tame = run([2.0, 0.0, 2.0, 2.0], [3.0, 3.0, 0.0, 3.0]);
-    assert_eq!(wild["out"].data, tame["out"].data);
-    assert_eq!(tame["out"].data[2..6], [0.0; 4]);
-    assert_eq!(tame["lse"].data[2..6], [-INF; 4]);
+    assert_eq!(wild.of("out").data, tame.of("out").data);
+    assert_eq!(tame.of("out").data[2..6], [0.0; 4]);
+    assert_eq!(tame.of("lse").data[2..6], [-INF; 4]);
 }
 
 #[test]
@@ -157,12 +157,12 @@ fn varlen_equals_separate_calls() {
         let op = Attention { causal: true, lse: f32s(&[1, 2, q_rows.len()]), ..plain(1, q_rows.len(), kv_rows.len(), 2, 2, 4) };
         let part = |x: &[f64], r: &std::ops::Range<usize>| x[r.start * 8..r.end * 8].to_vec();
         let alone = compute(op, &[("q", &part(&q, &q_rows)), ("k", &part(&k, &kv_rows)), ("v", &part(&v, &kv_rows))]);
-        assert_close(&part(&got["out"].data, &q_rows), &alone["out"].data);
+        assert_close(&part(&got.of("out").data, &q_rows), &alone.of("out").data);
         let n = q_rows.len();
-        (0..2).for_each(|h| assert_close(&got["lse"].data[h * 10..][q_rows.clone()], &alone["lse"].data[h * n..][..n]));
+        (0..2).for_each(|h| assert_close(&got.of("lse").data[h * 10..][q_rows.clone()], &alone.of("lse").data[h * n..][..n]));
     }
-    assert_eq!(got["out"].data[8 * 8..], [0.0; 16], "rows in no sequence");
-    assert_eq!(got["lse"].data[8..10], [-INF; 2]);
+    assert_eq!(got.of("out").data[8 * 8..], [0.0; 16], "rows in no sequence");
+    assert_eq!(got.of("lse").data[8..10], [-INF; 2]);
 }
 
 #[test]
@@ -183,20 +183,20 @@ fn pages_equal_contiguous_keys() {
     let run = |op: Attention, table: &[f64]| {
         compute(op, &[("q", &q), ("k", &pages(&k)), ("v", &pages(&v)), ("kv_len", &lengths), ("block_table", table)])
     };
-    assert_close(&run(op, &table)["out"].data, &whole["out"].data);
+    assert_close(&run(op, &table).of("out").data, &whole.of("out").data);
     let rows = spec(DType::F32, &[6, 1, 4]);
     let varlen = Attention { q: rows, out: rows, q_offsets: i32s(3), ..op };
     let given: &[(&str, &[f64])] = &[
         ("q", &q), ("k", &pages(&k)), ("v", &pages(&v)), ("kv_len", &lengths), ("block_table", &table), ("q_offsets", &[0.0, 3.0, 6.0]),
     ];
-    assert_close(&compute(varlen, given)["out"].data, &whole["out"].data);
+    assert_close(&compute(varlen, given).of("out").data, &whole.of("out").data);
 
     // a page that is not there hides its keys, wherever they stand
     let holes = run(op, &[4.0, 7.0, 2.0, -1.0, -1.0, -1.0]);
     let mask = Attention { key_mask: Some(spec(DType::U8, &[2, 6])), ..base };
     let seen = [1.0, 1.0, 0.0, 0.0, 1.0, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0];
     let masked = compute(mask, &[("q", &q), ("k", &k), ("v", &v), ("kv_len", &lengths), ("key_mask", &seen)]);
-    assert_close(&holes["out"].data, &masked["out"].data);
+    assert_close(&holes.of("out").data, &masked.of("out").data);
 }
 
 #[test]
@@ -205,7 +205,7 @@ fn masks_broadcast() {
     let (q, k, v) = (normal(32, 1), normal(24, 2), normal(24, 3));
     let run = |b: usize, h: usize, mask: &[f64]| {
         let op = Attention { mask: f32s(&[b, h, 2, 3]), ..base };
-        compute(op, &[("q", &q), ("k", &k), ("v", &v), ("mask", mask)])["out"].data.clone()
+        compute(op, &[("q", &q), ("k", &k), ("v", &v), ("mask", mask)]).of("out").data.clone()
     };
     let per_head = normal(12, 4);
     assert_close(&run(1, 2, &per_head), &run(2, 2, &[per_head.as_slice(), &per_head].concat()));
@@ -251,7 +251,7 @@ fn the_bound_separates_rounding_from_errors() {
             let op = plain(1, q_len, keys, 1, 1, d);
             let mut arrays = filled(op, fill, 3);
             op.reference(&mut arrays);
-            let single = |name: &str| arrays[name].data.iter().map(|&v| v as f32).collect::<Vec<f32>>();
+            let single = |name: &str| arrays.of(name).data.iter().map(|&v| v as f32).collect::<Vec<f32>>();
             let (q, k, v) = (single("q"), single("k"), single("v"));
             let worst = |keys: usize| {
                 let mut worst = 0.0f64;
@@ -263,8 +263,8 @@ fn the_bound_separates_rounding_from_errors() {
                     let sum: f32 = weights.iter().sum();
                     for e in 0..d {
                         let got = (0..keys).map(|j| weights[j] * v[j * d + e]).sum::<f32>() / sum;
-                        let allowed = op.bound("out").relative * arrays["out"].magnitude(i * d + e);
-                        worst = worst.max((got as f64 - arrays["out"].data[i * d + e]).abs() / allowed);
+                        let allowed = op.bound("out").relative * arrays.of("out").magnitude(i * d + e);
+                        worst = worst.max((got as f64 - arrays.of("out").data[i * d + e]).abs() / allowed);
                     }
                 }
                 worst
