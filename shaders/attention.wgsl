@@ -7,8 +7,7 @@ var<workgroup> q_row: array<f32, MAX_D>;
 var<workgroup> weights: array<f32, WG>; // negative: hidden
 var<workgroup> lengths: vec2<i32>; // valid keys, valid query rows
 
-@compute @workgroup_size(64)
-fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
+#main 64
     let group = id.x + id.y * p.grid_x;
     if group >= p.groups {
         return;

@@ -317,9 +317,43 @@ fn cache_row(slot: u32) -> u32 {
 }
 #end
 
+#if subgroups
+var<private> subgroup: vec3<u32>; // this thread's subgroup, how many there are, and its place within (see `#main`)
+#end
 #if reduce
 var<workgroup> lanes: array<f32, WG>;
 
+#if subgroups
+// The sum over the workgroup, in the same order every time: over each subgroup, then of those.
+fn sum_all(lane: u32, value: f32) -> f32 {
+    let part = subgroupAdd(value);
+    if subgroup.z == 0u {
+        lanes[subgroup.x] = part;
+    }
+    workgroupBarrier();
+    var total = lanes[0];
+    for (var i = 1u; i < subgroup.y; i++) {
+        total += lanes[i];
+    }
+    workgroupBarrier();
+    return total;
+}
+
+// The largest over the workgroup; NaN above everything, and zeros lose their sign.
+fn max_all(lane: u32, value: f32) -> f32 {
+    let part = subgroupMax(order(value));
+    if subgroup.z == 0u {
+        lanes[subgroup.x] = bitcast<f32>(part);
+    }
+    workgroupBarrier();
+    var largest = bitcast<u32>(lanes[0]);
+    for (var i = 1u; i < subgroup.y; i++) {
+        largest = max(largest, bitcast<u32>(lanes[i]));
+    }
+    workgroupBarrier();
+    return bitcast<f32>(select(~largest, largest ^ 0x80000000u, (largest >> 31u) == 1u));
+}
+#else
 // The sum over the workgroup, in the same order every time.
 fn sum_all(lane: u32, value: f32) -> f32 {
     lanes[lane] = value;
@@ -350,6 +384,7 @@ fn max_all(lane: u32, value: f32) -> f32 {
     return largest;
 }
 #end
+#end
 #if pick
 struct Pick {
     order: u32,
@@ -362,6 +397,24 @@ fn better(a: Pick, b: Pick) -> bool {
 }
 
 // The largest over the workgroup, the first of equals.
+#if subgroups
+fn pick_all(lane: u32, value: Pick) -> Pick {
+    let most = subgroupMax(value.order);
+    let first = subgroupMin(select(0xffffffffu, value.index, value.order == most));
+    if subgroup.z == 0u {
+        picks[subgroup.x] = Pick(most, first);
+    }
+    workgroupBarrier();
+    var best = picks[0];
+    for (var i = 1u; i < subgroup.y; i++) {
+        if better(picks[i], best) {
+            best = picks[i];
+        }
+    }
+    workgroupBarrier();
+    return best;
+}
+#else
 fn pick_all(lane: u32, value: Pick) -> Pick {
     picks[lane] = value;
     workgroupBarrier();
@@ -375,4 +428,5 @@ fn pick_all(lane: u32, value: Pick) -> Pick {
     workgroupBarrier();
     return best;
 }
+#end
 #end

@@ -1,7 +1,6 @@
 // One thread per element of `out`, over the window's taps and the group's channels. Dimension 0 of space is the innermost.
 
-@compute @workgroup_size(64)
-fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
+#main 64
     var rest = (id.x + id.y * p.grid_x) * WG + lane;
     if rest >= p.elements {
         return;

@@ -1,8 +1,7 @@
 // One thread per sequence and channel: a window of TAPS elements rolls along time in registers, filled from the state and
 // written back to it.
 
-@compute @workgroup_size(64)
-fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
+#main 64
     let index = (id.x + id.y * p.grid_x) * WG + lane;
     if index >= p.elements {
         return;

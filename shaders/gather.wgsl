@@ -1,7 +1,6 @@
 // One thread per element of `out`: a table's row by index, zeros where the index is outside.
 
-@compute @workgroup_size(64)
-fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
+#main 64
     let i = (id.x + id.y * p.grid_x) * WG + lane;
     if i >= p.elements {
         return;

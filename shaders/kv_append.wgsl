@@ -1,7 +1,6 @@
 // One workgroup per token: cache[slots[t]] = x[t], unless a later token names the same slot.
 
-@compute @workgroup_size(64)
-fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
+#main 64
     let token = id.x + id.y * p.grid_x;
     if token >= p.groups {
         return;

@@ -13,8 +13,7 @@ fn feature_of(f: u32) -> f32 {
     return relu(dot) + p.eps;
 }
 
-@compute @workgroup_size(64)
-fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
+#main 64
     let group = id.x + id.y * p.grid_x;
     if group >= p.groups {
         return;

@@ -110,8 +110,7 @@ var<workgroup> up_tile: array<vec4<f32>, COLUMNS * ACROSS * K>;
 #end
 var<workgroup> place: vec4<u32>; // first row, end of the rows, matrix, whether there is a matrix
 
-@compute @workgroup_size(ACROSS * DOWN)
-fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
+#main ACROSS*DOWN
     let group = id.x + id.y * p.grid_x;
     if group >= p.groups {
         return;
@@ -239,8 +238,7 @@ fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) l
 #if gemv
 var<workgroup> place: vec2<u32>;
 
-@compute @workgroup_size(64)
-fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
+#main 64
     let group = id.x + id.y * p.grid_x;
     if group >= p.groups {
         return;
@@ -317,8 +315,7 @@ fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) l
 #end
 
 #if element
-@compute @workgroup_size(64)
-fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
+#main 64
     let index = (id.x + id.y * p.grid_x) * WG + lane;
     if index >= p.elements {
         return;

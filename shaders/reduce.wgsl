@@ -8,8 +8,7 @@ fn hidden(row: u32, j: u32) -> bool {
 #end
 }
 
-@compute @workgroup_size(64)
-fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
+#main 64
     let row = id.x + id.y * p.grid_x;
     if row >= p.groups {
         return;

@@ -43,8 +43,7 @@ fn divide(frequency: ptr<function, vec2<u32>>, factor: f32) -> bool {
 }
 #end
 
-@compute @workgroup_size(64)
-fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
+#main 64
     let i = (id.x + id.y * p.grid_x) * WG + lane;
     if i >= p.elements {
         return;

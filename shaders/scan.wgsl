@@ -4,8 +4,7 @@
 const STEPS = 16u;
 var<workgroup> sums: array<f32, STEPS * (WG + 1u)>;
 
-@compute @workgroup_size(64)
-fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
+#main 64
     let group = id.x + id.y * p.grid_x;
     if group >= p.groups {
         return;

@@ -1,7 +1,6 @@
 // One workgroup per entry and 64 columns: the first entry that names a row adds all that do, in their order.
 
-@compute @workgroup_size(64)
-fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
+#main 64
     let group = id.x + id.y * p.grid_x;
     let j = group % p.tiles * WG + lane;
     if group >= p.groups || j >= p.d {

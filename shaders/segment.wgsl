@@ -6,8 +6,7 @@ fn named(row: u32) -> i32 {
     return select(-1, s, s >= 0 && u32(s) < p.count);
 }
 
-@compute @workgroup_size(64)
-fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
+#main 64
     let group = id.x + id.y * p.grid_x;
     let j = group % p.tiles * WG + lane;
     if group >= p.groups || j >= p.d {

@@ -1,7 +1,6 @@
 // One workgroup per row: k times the largest of those that come after the one chosen before.
 
-@compute @workgroup_size(64)
-fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
+#main 64
     let row = id.x + id.y * p.grid_x;
     if row >= p.groups {
         return;

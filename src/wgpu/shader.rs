@@ -14,6 +14,7 @@
 
 use std::fmt::Write;
 
+use super::adapter::Abilities;
 use crate::{
     dtype::DType,
     error::{Error, Result},
@@ -109,6 +110,12 @@ impl Kernel {
         if on {
             self.flags.push(name);
         }
+    }
+
+    /// Uses what the device offers where the shader has a use for it.
+    pub(super) fn enable(&mut self, able: &Abilities) {
+        let reduces = self.flags.iter().any(|f| matches!(*f, "reduce" | "pick"));
+        self.flag("subgroups", able.subgroups && reduces);
     }
 
     /// A constant: `NAME` in the shader, and the count of a `#repeat`.
@@ -267,7 +274,7 @@ fn file(name: &str) -> Result<&'static str> {
 }
 
 /// The templating step. Keeps the lines whose `#if NAME` .. `#else` .. `#end` hold, and writes those between
-/// `#repeat v COUNT` and its `#end` COUNT times, `$v` being 0, 1, ...
+/// `#repeat v COUNT` and its `#end` COUNT times, `$v` being 0, 1, ... `#main THREADS` is the head of the entry point.
 fn expand(text: &str, on: &dyn Fn(&str) -> bool, consts: &[(&str, usize)]) -> Result<String> {
     let mut lines = text.lines();
     let mut out = String::with_capacity(text.len());
@@ -305,12 +312,29 @@ fn block<'a>(
                 let variable = format!("${variable}");
                 (0..count).for_each(|i| out.push_str(&body.replace(&variable, &i.to_string())));
             }
+            ["main", threads] => out.push_str(&entry(threads, on("subgroups"))),
             ["else"] => return Ok(Some("else")),
             ["end"] => return Ok(Some("end")),
             _ => return Err(Error::unsupported("shader", format_args!("#{directive} is not understood"))),
         }
     }
     Ok(None)
+}
+
+/// The head of `main`: `id` is the workgroup, `lane` the thread in it.
+fn entry(threads: &str, subgroups: bool) -> String {
+    let (arguments, begin) = match subgroups {
+        false => ("", ""),
+        true => (
+            ",\n    @builtin(subgroup_id) subgroup_id: u32, @builtin(num_subgroups) num_subgroups: u32, \
+             @builtin(subgroup_invocation_id) subgroup_lane: u32",
+            "    subgroup = vec3(subgroup_id, num_subgroups, subgroup_lane);\n",
+        ),
+    };
+    format!(
+        "@compute @workgroup_size({threads})\n\
+         fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) lane: u32{arguments}) {{\n{begin}"
+    )
 }
 
 /// The binding of one operand, and its element's loads and stores.

@@ -1,7 +1,8 @@
 //! What only a device can get wrong. The operations themselves are the conformance kit's.
 //! Without a Vulkan driver (software counts: Debian's mesa-vulkan-drivers) these tests say so and check nothing.
 
-use super::*;
+use super::{adapter::open, *};
+use crate::backend::OpenOptions;
 
 fn devices() -> Vec<Arc<dyn Backend>> {
     let (devices, absent) = open_all(&OpenOptions::default());
@@ -21,6 +22,31 @@ fn every_device_conforms() {
         eprintln!("{report}");
         report.assert();
     }
+}
+
+/// The shaders that the suite's operations ask for, with and without what a device may offer. The variable `TESELA_SHADERS` names a
+/// folder to write them to, for `tools/shaders`.
+#[cfg(feature = "conformance")]
+#[test]
+fn every_shader_assembles() {
+    let folder = std::env::var_os("TESELA_SHADERS").map(std::path::PathBuf::from);
+    let mut seen = std::collections::HashSet::new();
+    let cases = crate::conformance::cases(&Default::default()).unwrap();
+    for able in adapter::Abilities::ALL {
+        for kernel in cases.iter().flat_map(|case| kernels(&case.op, &able).unwrap_or_default()) {
+            if !seen.insert(kernel.key()) {
+                continue;
+            }
+            let text = kernel.source().unwrap();
+            assert!(text.contains("fn main("), "{}", kernel.variant);
+            assert!(!text.lines().any(|l| l.trim_start().starts_with('#')), "{}: a directive is left", kernel.variant);
+            if let Some(folder) = &folder {
+                std::fs::write(folder.join(format!("{}-{}.wgsl", kernel.variant, seen.len())), text).unwrap();
+            }
+        }
+    }
+    println!("{} shaders", seen.len());
+    assert!(seen.len() > 500, "{}", seen.len());
 }
 
 #[test]
