@@ -5,7 +5,8 @@ use std::time::{Duration, Instant};
 use super::{
     Options,
     check::check,
-    record::{Code, Conditions, Derived, Identity, Placement, Record, Samples, Where},
+    record::{Code, Conditions, Derived, Identity, Peer, Placement, Record, Samples, Where},
+    rival::Rival,
 };
 use crate::{
     backend::View,
@@ -30,6 +31,18 @@ struct Staged {
 
 /// Measures the operation on one device: a record for each of its kernels. `Unsupported` where it has none.
 pub fn measure(device: &Device, op: &Op, options: &Options, code: &Code) -> Result<Vec<Record>> {
+    Ok(measure_beside(device, op, options, code, &mut [])?.0)
+}
+
+/// The same in turns with other libraries. Each adds a record of the device's fastest kernel that has the library as its peer; one that
+/// cannot run the operation, or computes it wrongly, is named with the reason instead.
+pub fn measure_beside(
+    device: &Device,
+    op: &Op,
+    options: &Options,
+    code: &Code,
+    rivals: &mut [&mut dyn Rival],
+) -> Result<(Vec<Record>, Vec<(String, String)>)> {
     let plans = device.backend().plan(op)?;
     let (operands, mut rng) = (op.operands(), Rng(options.seed));
     let mut host = Vec::new();
@@ -70,8 +83,16 @@ pub fn measure(device: &Device, op: &Op, options: &Options, code: &Code) -> Resu
             after.push(o.role.writes().then_some(bytes));
         }
         verdicts.push(check(op, &host, &after)?);
-        let single = s.sample(device)?;
+        let single = s.sample(device, options)?;
         s.repeat = (SAMPLE.as_nanos() / single.as_nanos().max(1)).clamp(1, 1024) as usize;
+    }
+    let (mut beside, mut left_out) = (Vec::new(), Vec::new());
+    for rival in rivals.iter_mut() {
+        let name = rival.name().to_string();
+        match Beside::new(&mut **rival, op, &host, sets) {
+            Ok(one) => beside.push(one),
+            Err(why) => left_out.push((name, why)),
+        }
     }
     let start = Instant::now();
     for round in 0..MOST_SAMPLES {
@@ -81,14 +102,15 @@ pub fn measure(device: &Device, op: &Op, options: &Options, code: &Code) -> Resu
             break;
         }
         for s in &mut staged {
-            let sample = s.sample(device)?;
+            let sample = s.sample(device, options)?;
             s.samples.push(sample);
         }
+        for one in &mut beside {
+            one.sample();
+        }
     }
-    let results: Vec<Samples> = staged
-        .iter()
-        .map(|s| Samples::new(if device.info().threads > 0 { "host" } else { "device" }, WARM_UP, &s.samples))
-        .collect();
+    let results: Vec<Samples> =
+        staged.iter().map(|s| Samples::new(timer(device, options), WARM_UP, &s.samples)).collect();
     let fastest = (0..results.len()).min_by_key(|&i| results[i].median);
     let place = Where::new(device.info(), device.peaks());
     let records = staged.iter().zip(results).zip(verdicts).enumerate().map(|(i, ((s, samples), correctness))| {
@@ -110,7 +132,74 @@ pub fn measure(device: &Device, op: &Op, options: &Options, code: &Code) -> Resu
             repeat: format!("tesela bench --device '{}' --filter '{op}'", device.info().id),
         }
     });
-    Ok(records.collect())
+    let mut records: Vec<Record> = records.collect();
+    let best = fastest.and_then(|i| records.get(i)).cloned();
+    for one in beside {
+        let name = one.rival.name().to_string();
+        match (&one.why, &best) {
+            (Some(why), _) => left_out.push((name, why.clone())),
+            (None, Some(best)) => {
+                let median = Samples::new("", 0, &one.samples).median;
+                let ratio = median as f64 / best.samples.median.max(1) as f64;
+                let peer = Peer { peer: name, version: one.rival.version().into(), median, ratio };
+                records.push(Record { peer: Some(peer), ..best.clone() });
+            }
+            (None, None) => left_out.push((name, "the device has no kernel to compare with".into())),
+        }
+    }
+    Ok((records, left_out))
+}
+
+fn timer(device: &Device, options: &Options) -> &'static str {
+    match options.clock {
+        _ if device.info().threads == 0 => "device",
+        Some(_) => "clock",
+        None => "host",
+    }
+}
+
+/// Another library with its operands.
+struct Beside<'a> {
+    rival: &'a mut dyn Rival,
+    samples: Vec<Duration>,
+    repeat: usize,
+    why: Option<String>,
+}
+
+impl<'a> Beside<'a> {
+    /// Ready, warm and found right.
+    fn new(
+        rival: &'a mut dyn Rival,
+        op: &Op,
+        host: &[Vec<u8>],
+        sets: usize,
+    ) -> std::result::Result<Beside<'a>, String> {
+        rival.prepare(op, host, sets)?;
+        rival.time(1)?;
+        let mut output = Some(rival.output()?);
+        let take = |o: &crate::op::Operand| if o.role == Role::Out { output.take() } else { None };
+        let after: Vec<_> = op.operands().iter().map(take).collect();
+        let sizes = op.operands().iter().zip(&after).all(|(o, b)| b.as_ref().is_none_or(|b| b.len() == o.spec.span()));
+        if !sizes {
+            return Err("its output has another size".into());
+        }
+        let verdict = check(op, host, &after).map_err(|e| e.to_string())?;
+        if !verdict.checked || !verdict.why.is_empty() {
+            return Err(format!("wrong result: {}", verdict.why));
+        }
+        let single = rival.time(1)?;
+        let repeat = (SAMPLE.as_nanos() / single.as_nanos().max(1)).clamp(1, 1024) as usize;
+        Ok(Beside { rival, samples: Vec::new(), repeat, why: None })
+    }
+
+    fn sample(&mut self) {
+        if self.why.is_none() {
+            match self.rival.time(self.repeat) {
+                Ok(time) => self.samples.push(time / self.repeat as u32),
+                Err(why) => self.why = Some(why),
+            }
+        }
+    }
 }
 
 impl Staged {
@@ -120,9 +209,16 @@ impl Staged {
     }
 
     /// Time per launch.
-    fn sample(&self, device: &Device) -> Result<Duration> {
+    fn sample(&self, device: &Device, options: &Options) -> Result<Duration> {
         let first = self.samples.len() * self.repeat;
-        let time = device.backend().time(&mut || self.run(first, self.repeat))?;
+        let time = match options.clock.filter(|_| device.info().threads > 0) {
+            Some(clock) => {
+                let start = clock();
+                self.run(first, self.repeat)?;
+                clock().saturating_sub(start)
+            }
+            None => device.backend().time(&mut || self.run(first, self.repeat))?,
+        };
         Ok(time / self.repeat as u32)
     }
 }

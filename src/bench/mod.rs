@@ -6,16 +6,18 @@ mod check;
 mod measure;
 mod page;
 mod record;
+mod rival;
 mod suite;
 mod write;
 
 use std::{sync::Arc, time::Duration};
 
-pub use measure::measure;
+pub use measure::{measure, measure_beside};
 pub use page::page;
 pub use record::{
     Code, Conditions, Correctness, Derived, Identity, Limits, Peer, Placement, Record, SCHEMA, Samples, Where,
 };
+pub use rival::Rival;
 pub use suite::{Suite, ops};
 pub use write::{Format, rate, share, time};
 
@@ -39,6 +41,8 @@ pub struct Options {
     pub weights: usize,
     /// Which random numbers.
     pub seed: u64,
+    /// What measures kernels of a processor instead of the time of day: the process's own time, say, where others use the machine too.
+    pub clock: Option<fn() -> Duration>,
 }
 
 impl Options {
@@ -51,6 +55,7 @@ impl Options {
             budget: Duration::from_millis(if quick { 150 } else { 1000 }),
             weights: if quick { 128 << 20 } else { 768 << 20 },
             seed: 0,
+            clock: None,
         }
     }
 

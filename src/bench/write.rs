@@ -30,13 +30,18 @@ words! {
 impl Format {
     /// The file's text.
     pub fn write(self, records: &[Record]) -> String {
+        // Rows about peers repeat a kernel's own: only what shows peers wants them.
+        let own: Vec<Record> = match self {
+            Format::Jsonl | Format::Html => Vec::new(),
+            _ => records.iter().filter(|r| r.peer.is_none()).cloned().collect(),
+        };
         match self {
             Format::Jsonl => jsonl(records),
-            Format::Bencher => bencher(records),
-            Format::GithubSmaller => github(records, false),
-            Format::GithubBigger => github(records, true),
-            Format::Csv => csv(records),
-            Format::Markdown => markdown(records),
+            Format::Bencher => bencher(&own),
+            Format::GithubSmaller => github(&own, false),
+            Format::GithubBigger => github(&own, true),
+            Format::Csv => csv(&own),
+            Format::Markdown => markdown(&own),
             Format::Html => page(records, &[]),
         }
     }
