@@ -5,6 +5,7 @@
 mod check;
 mod measure;
 mod page;
+mod peers;
 mod record;
 mod rival;
 mod suite;
@@ -14,6 +15,7 @@ use std::{sync::Arc, time::Duration};
 
 pub use measure::{measure, measure_beside};
 pub use page::page;
+pub use peers::{peer_summary, peer_tables};
 pub use record::{
     Code, Conditions, Correctness, Derived, Identity, Limits, Peer, Placement, Record, SCHEMA, Samples, Where,
 };

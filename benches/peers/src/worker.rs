@@ -11,8 +11,8 @@ use std::{
 use serde_json::{Value, json};
 use tesela::{Op, bench::Rival};
 
-/// What `worker.py` can be.
-pub const NAMES: &[&str] = &["numpy", "onnxruntime", "torch"];
+/// What `python/worker.py` can be.
+pub const NAMES: &[&str] = &["numpy", "blis", "onnxruntime", "torch", "ggml", "ggml repack", "ik_llama.cpp"];
 
 pub struct Worker {
     name: String,
@@ -26,7 +26,7 @@ pub struct Worker {
 impl Worker {
     /// Starts the library's process; the reason where it is absent.
     pub fn start(python: &Path, name: &str, threads: usize) -> Result<Worker, String> {
-        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/worker.py");
+        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/python/worker.py");
         let mut command = Command::new(python);
         command.args([script, name, &threads.to_string()]).stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut child = command.spawn().map_err(|e| format!("{}: {e}", python.display()))?;
@@ -77,11 +77,11 @@ impl Rival for Worker {
     }
 
     fn prepare(&mut self, op: &Op, operands: &[Vec<u8>], sets: usize) -> Result<(), String> {
-        let (m, k, n, types) = crate::linked::product(op).ok_or("plain products alone")?;
-        fs::write(&self.file, operands[..2].concat()).map_err(|e| e.to_string())?;
+        fs::write(&self.file, operands.concat()).map_err(|e| e.to_string())?;
+        let sizes: Vec<(&str, usize)> = op.operands().iter().zip(operands).map(|(o, b)| (o.name, b.len())).collect();
         let file = self.file.clone();
-        self.say(json!({"do": "prepare", "m": m, "k": k, "n": n, "types": types, "file": file, "sets": sets}))
-            .map(|_| ())
+        let question = json!({"do": "prepare", "op": op.to_string(), "file": file, "sizes": sizes, "sets": sets});
+        self.say(question).map(|_| ())
     }
 
     fn time(&mut self, launches: usize) -> Result<Duration, String> {
