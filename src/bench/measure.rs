@@ -6,7 +6,7 @@ use super::{
     Options,
     check::check,
     record::{Code, Conditions, Derived, Identity, Peer, Placement, Record, Samples, Where},
-    rival::Rival,
+    rival::{LeftOut, Rival},
 };
 use crate::{
     backend::View,
@@ -42,7 +42,7 @@ pub fn measure_beside(
     options: &Options,
     code: &Code,
     rivals: &mut [&mut dyn Rival],
-) -> Result<(Vec<Record>, Vec<(String, String)>)> {
+) -> Result<(Vec<Record>, Vec<LeftOut>)> {
     let plans = device.backend().plan(op)?;
     let (operands, mut rng) = (op.operands(), Rng(options.seed));
     let mut host = Vec::new();
@@ -91,7 +91,7 @@ pub fn measure_beside(
         let name = rival.name().to_string();
         match Beside::new(&mut **rival, op, &host, sets) {
             Ok(one) => beside.push(one),
-            Err(why) => left_out.push((name, why)),
+            Err(why) => left_out.push(LeftOut { name, why }),
         }
     }
     let start = Instant::now();
@@ -137,14 +137,14 @@ pub fn measure_beside(
     for one in beside {
         let name = one.rival.name().to_string();
         match (&one.why, &best) {
-            (Some(why), _) => left_out.push((name, why.clone())),
+            (Some(why), _) => left_out.push(LeftOut { name, why: why.clone() }),
             (None, Some(best)) => {
                 let median = Samples::new("", 0, &one.samples).median;
                 let ratio = median as f64 / best.samples.median.max(1) as f64;
                 let peer = Peer { peer: name, version: one.rival.version().into(), median, ratio };
                 records.push(Record { peer: Some(peer), ..best.clone() });
             }
-            (None, None) => left_out.push((name, "the device has no kernel to compare with".into())),
+            (None, None) => left_out.push(LeftOut { name, why: "the device has no kernel to compare with".into() }),
         }
     }
     Ok((records, left_out))

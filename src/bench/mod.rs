@@ -19,7 +19,7 @@ pub use peers::{peer_summary, peer_tables};
 pub use record::{
     Code, Conditions, Correctness, Derived, Identity, Limits, Peer, Placement, Record, SCHEMA, Samples, Where,
 };
-pub use rival::Rival;
+pub use rival::{LeftOut, Rival};
 pub use suite::{Suite, ops};
 pub use write::{Format, rate, share, time};
 

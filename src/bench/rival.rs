@@ -23,6 +23,15 @@ pub trait Rival {
     fn output(&mut self) -> Result<Vec<u8>, String>;
 }
 
+/// A library without a result for an operation.
+#[derive(Debug, Clone, PartialEq)]
+pub struct LeftOut {
+    /// The library's name.
+    pub name: String,
+    /// Why: it cannot run the operation, failed, or computed something else.
+    pub why: String,
+}
+
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
@@ -53,8 +62,14 @@ mod tests {
                 let array = if o.role == Role::Out { Ok(Array::zeros(o.spec)) } else { Array::decode(o.spec, bytes) };
                 arrays.push(o.name, array.map_err(|e| e.to_string())?);
             }
-            op.reference(&mut arrays);
-            self.1 = arrays["out"].data.iter().flat_map(|&v| ((v * self.0) as f32).to_le_bytes()).collect();
+            op.reference(&mut arrays).map_err(|e| e.to_string())?;
+            self.1 = arrays
+                .get("out")
+                .ok_or("no output")?
+                .data
+                .iter()
+                .flat_map(|&v| ((v * self.0) as f32).to_le_bytes())
+                .collect();
             Ok(())
         }
 
@@ -80,6 +95,6 @@ mod tests {
         let [(peer, record)] = peers[..] else { panic!("{} rows of peers", peers.len()) };
         assert_eq!((peer.peer.as_str(), peer.median), ("fake", 1_000_000));
         assert!((peer.ratio - 1e6 / record.samples.median as f64).abs() < 1e-9);
-        assert!(left_out.len() == 2 && left_out.iter().all(|l| l.1.contains("wrong result")), "{left_out:?}");
+        assert!(left_out.len() == 2 && left_out.iter().all(|l| l.why.contains("wrong result")), "{left_out:?}");
     }
 }

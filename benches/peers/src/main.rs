@@ -22,7 +22,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use tesela::{
     Backend, Cpu, Device, Op, Runtime,
     backend::OpenOptions,
-    bench::{Code, Format, Options, Record, Rival, Suite, measure_beside, page, peer_summary, peer_tables},
+    bench::{Code, Format, LeftOut, Options, Record, Rival, Suite, measure_beside, page, peer_summary, peer_tables},
 };
 
 use cases::{What, cases};
@@ -135,7 +135,9 @@ fn measure(args: &Args) -> Result<Vec<Record>, Failure> {
         let mut refs: Vec<&mut dyn Rival> = rivals.iter_mut().map(|r| &mut **r as &mut dyn Rival).collect();
         let (more, left_out) =
             measure_beside(device, op, &options, &code, &mut refs).map_err(|e| format!("{e}: {op}"))?;
-        for (name, why) in left_out.iter().filter(|l| !l.1.starts_with("TypeError") && !l.1.starts_with("no ")) {
+        for LeftOut { name, why } in
+            left_out.iter().filter(|l| !l.why.starts_with("TypeError") && !l.why.starts_with("no "))
+        {
             bar.suspend(|| eprintln!("left out: {name}: {why}: {op}"));
         }
         if let Some(own) = more.iter().find(|r| r.peer.is_none() && !r.correctness.why.is_empty()) {
