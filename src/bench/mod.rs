@@ -11,7 +11,10 @@ mod rival;
 mod suite;
 mod write;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 pub use measure::{measure, measure_beside};
 pub use page::page;
@@ -39,6 +42,8 @@ pub struct Options {
     pub filter: Option<String>,
     /// Time spent on each operation and device.
     pub budget: Duration,
+    /// Time for all of them, after which the rest is left out.
+    pub limit: Duration,
     /// Bytes of weights that are rotated through, so that they come from memory and not from a cache.
     pub weights: usize,
     /// Which random numbers.
@@ -55,6 +60,7 @@ impl Options {
             suite,
             filter: None,
             budget: Duration::from_millis(if quick { 150 } else { 1000 }),
+            limit: Duration::MAX,
             weights: if quick { 128 << 20 } else { 768 << 20 },
             seed: 0,
             clock: None,
@@ -104,12 +110,16 @@ pub fn run(
     progress: &mut dyn FnMut(&str, usize, usize),
 ) -> Result<Results> {
     let ops = options.ops()?;
-    let (mut results, total) = (Results::default(), ops.len() * devices.len());
+    let (mut results, total, start) = (Results::default(), ops.len() * devices.len(), Instant::now());
     for (d, backend) in devices.iter().enumerate() {
         let device = Device::new(d, backend.clone(), true);
         let code = Code::of_this_build();
         for (i, op) in ops.iter().enumerate() {
             progress(&format!("{} {}", device.info().backend, op.name()), d * ops.len() + i, total);
+            if start.elapsed() >= options.limit {
+                results.left_out.push((device.info().id.clone(), *op, "the time was up".into()));
+                continue;
+            }
             // The oracle is no competitor: it is timed where that takes moments.
             if device.info().kind == Kind::Reference && op.cost().flops.max(op.cost().bytes) > 2_000_000 {
                 let why = "too large for the reference".to_string();

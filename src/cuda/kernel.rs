@@ -33,6 +33,7 @@ pub(super) struct Kernel {
     pub(super) entry: &'static str,
     words: Vec<u64>,
     tensors: Vec<(usize, usize)>, // operand, and the word of its address
+    table: Option<(Vec<u64>, usize)>,
     pub(super) blocks: usize,
     pub(super) threads: u32,
 }
@@ -40,34 +41,43 @@ pub(super) struct Kernel {
 impl Kernel {
     pub(super) fn new(op: &Op, family: &'static str, entry: &'static str) -> Kernel {
         let operands = op.operands();
-        Kernel { op: *op, operands, family, entry, words: Vec::new(), tensors: Vec::new(), blocks: 0, threads: 256 }
+        let (words, tensors) = (Vec::new(), Vec::new());
+        Kernel { op: *op, operands, family, entry, words, tensors, table: None, blocks: 0, threads: 256 }
     }
 
     /// `Tensor` of types.cuh: all zero where the operand is absent, else its strides, 0 along dimensions of extent 1.
     pub(super) fn tensor(&mut self, name: &str) -> Result<()> {
-        let at = self.words.len();
-        let Some(i) = self.operands.iter().position(|o| o.name == name) else {
-            self.words.resize(at + 8, 0);
-            return Ok(());
-        };
-        let spec = &self.operands[i].spec;
-        let dtype = spec.dtype();
-        self.tensors.push((i, at));
-        self.words.push(0);
-        self.words.extend((0..6).map(|d| if spec.dim(d) > 1 { spec.stride(d) as u64 } else { 0 }));
-        self.words.push(dtype as u64); // `Type` of types.cuh
+        self.tensor_as(name, &Some)
+    }
+
+    /// `Tensor` of types.cuh, whose dimension `d` is the operand's `place(d)`: 0 where that is `None`.
+    pub(super) fn tensor_as(&mut self, name: &str, place: &dyn Fn(usize) -> Option<usize>) -> Result<()> {
+        self.operand(name, place);
         Ok(())
     }
 
-    /// `Tensor` of types.cuh for an operand of i32, which the kernel reads as such.
+    /// `Tensor` of types.cuh for an operand that the kernel reads as integers or as bytes, whatever its type.
     pub(super) fn indices(&mut self, name: &str) {
+        self.operand(name, &Some);
+    }
+
+    fn operand(&mut self, name: &str, place: &dyn Fn(usize) -> Option<usize>) {
         let at = self.words.len();
         self.words.resize(at + 8, 0);
-        if let Some(i) = self.operands.iter().position(|o| o.name == name) {
-            self.tensors.push((i, at));
-            let spec = &self.operands[i].spec;
-            (0..6).filter(|&d| spec.dim(d) > 1).for_each(|d| self.words[at + 1 + d] = spec.stride(d) as u64);
+        let Some(i) = self.operands.iter().position(|o| o.name == name) else { return };
+        let spec = &self.operands[i].spec;
+        self.tensors.push((i, at));
+        for d in 0..6 {
+            let stride = place(d).filter(|&d| spec.dim(d) > 1).map_or(0, |d| spec.stride(d));
+            self.words[at + 1 + d] = stride as u64;
         }
+        self.words[at + 7] = spec.dtype() as u64; // `Type` of types.cuh
+    }
+
+    /// The address of a table on the device, written once.
+    pub(super) fn table(&mut self, words: Vec<u64>) {
+        self.table = Some((words, self.words.len()));
+        self.words.push(0);
     }
 
     /// A `u64`.
@@ -94,12 +104,20 @@ impl Kernel {
             return Err(Error::unsupported(self.op, "more parameters than fit"));
         };
         room.copy_from_slice(&self.words);
+        let mut table = None;
+        if let Some((words, at)) = &self.table {
+            let bytes: Vec<u8> = words.iter().flat_map(|w| w.to_le_bytes()).collect();
+            let view = View::whole(device.alloc(bytes.len())?);
+            device.write(&view, &bytes)?;
+            params.0[*at] = device.address(&view)?;
+            table = Some(view);
+        }
         let function = modules.function(device, self.family, self.entry)?;
         let types: Vec<&str> = self.operands.iter().take(2).map(|o| o.spec.dtype().name()).collect();
         let types = if types[0] == types[types.len() - 1] { types[0].into() } else { types.join("-") };
         let name = format!("cuda-{types}-{}", self.entry);
         let (op, device, tensors, threads) = (self.op, device.clone(), self.tensors, self.threads);
-        Ok(Compiled { name, op, device, function, params, tensors, blocks, threads, determinism })
+        Ok(Compiled { name, op, device, function, params, tensors, _table: table, blocks, threads, determinism })
     }
 }
 
@@ -112,6 +130,7 @@ pub(super) struct Compiled {
     function: Arc<dyn Function>,
     params: Params,
     tensors: Vec<(usize, usize)>,
+    _table: Option<View>, // kept for its address in `params`
     blocks: u32,
     threads: u32,
     determinism: Determinism,

@@ -1,19 +1,31 @@
 //! NVIDIA GPUs through the driver found at run time; kernels are PTX, compiled from `kernels/*.cu` by `tools/ptx` and
 //! embedded. Without a driver this module only says so.
 
+mod attention;
+mod conv;
 mod conv1d;
+mod convert;
 mod driver;
 mod elementwise;
 mod gather;
 #[cfg(all(test, feature = "conformance"))]
 mod interpreted_tests;
 mod kernel;
+mod kv_append;
+mod linear_attention;
 mod matmul;
 mod module;
 mod norm;
 mod nvidia;
+mod reduce;
+mod rope;
+mod sample;
 mod scatter;
+mod segment;
+mod selective_scan;
 mod softmax;
+mod ssm_scan;
+mod top_k;
 
 use std::sync::Arc;
 
@@ -116,6 +128,18 @@ impl Backend for Cuda {
             Op::Gather(o) => gather::kernel(op, o)?,
             Op::Scatter(o) => scatter::kernel(op, o)?,
             Op::Conv1d(o) => conv1d::kernel(op, o)?,
+            Op::Attention(o) => attention::kernel(op, o)?,
+            Op::Conv(o) => conv::kernel(op, o)?,
+            Op::Convert(o) => convert::kernel(op, o)?,
+            Op::KvAppend(o) => kv_append::kernel(op, o)?,
+            Op::LinearAttention(o) => linear_attention::kernel(op, o)?,
+            Op::Reduce(o) => reduce::kernel(op, o)?,
+            Op::Rope(o) => rope::kernel(op, o)?,
+            Op::Sample(o) => sample::kernel(op, o)?,
+            Op::Segment(o) => segment::kernel(op, o)?,
+            Op::SelectiveScan(o) => selective_scan::kernel(op, o)?,
+            Op::SsmScan(o) => ssm_scan::kernel(op, o)?,
+            Op::TopK(o) => top_k::kernel(op, o)?,
             _ => return Err(Error::unsupported(op, "no CUDA kernel is written for this operation yet")),
         };
         // Rows are computed apart from each other; which kernel multiplies depends on the rows unless that is asked for.

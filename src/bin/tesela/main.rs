@@ -118,6 +118,9 @@ struct Bench {
     /// Milliseconds for each operation and device.
     #[arg(long)]
     budget: Option<u64>,
+    /// Seconds after which what was not measured is left out.
+    #[arg(long, value_name = "SECONDS")]
+    limit: Option<u64>,
     /// Which random numbers.
     #[arg(long, default_value_t = 0)]
     seed: u64,
@@ -307,6 +310,9 @@ fn measure(args: Bench) -> Outcome {
     (options.filter, options.seed) = (args.filter, args.seed);
     if let Some(ms) = args.budget {
         options.budget = Duration::from_millis(ms);
+    }
+    if let Some(seconds) = args.limit {
+        options.limit = Duration::from_secs(seconds);
     }
     let devices = args.common.choose(&args.device, |d| d.info().kind != tesela::backend::Kind::Reference)?;
     let results = bench_devices(&devices, &options)?;

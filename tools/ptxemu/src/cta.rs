@@ -171,6 +171,24 @@ impl<'a> Cta<'a> {
             }
         }
     }
+    /// As `touch`, of an atomic addition: these do not race among themselves. Writer `ATOMIC` stands for all of them.
+    pub(crate) fn touch_atomic(&mut self, a: usize, n: usize, wi: usize) {
+        const ATOMIC: u32 = u32::MAX - 1;
+        if !self.mb.is_empty() {
+            return;
+        }
+        let (e, w) = (self.epoch, wi as u32);
+        for g in a / 4..(a + n).div_ceil(4) {
+            let s = &mut self.sh[g];
+            if (s[1] == e && s[0] != w && s[0] != ATOMIC) || (s[3] == e && s[2] != w) {
+                panic!("shared-memory race on byte {:#x}: warp {w} adds to what another warp uses", g * 4)
+            }
+            // A plain write of this warp's own stays known: another's addition races with it.
+            if s[1] != e || s[0] != w {
+                (s[0], s[1]) = (ATOMIC, e)
+            }
+        }
+    }
     pub(crate) fn v(&self, wi: usize, l: usize, a: &Arg) -> u64 {
         match a {
             Arg::Reg(r) => self.w[wi].r[*r as usize * 32 + l],

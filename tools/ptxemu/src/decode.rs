@@ -35,6 +35,8 @@ pub enum K {
     BarWarp,
     Ret,
     Shfl,
+    Vote,
+    Atom,
     Prmt,
     Bfe,
     Bfi,
@@ -228,6 +230,15 @@ pub fn decode(s: &str) -> Op {
         "shfl" => {
             o.flag = ["bfly", "down", "up", "idx"].iter().position(|x| has(x)).unwrap() as u8;
             K::Shfl
+        }
+        "vote" => {
+            assert!(has("sync") && has("ballot"), "vote not supported: {s}");
+            K::Vote
+        }
+        "atom" | "red" => {
+            assert!(has("add") && matches!(o.t, T::U(4 | 8)), "atomic not supported: {s}");
+            o.flag = (p[0] == "red") as u8;
+            K::Atom
         }
         "mma" => {
             assert!(has("m16n8k16") && has("row") && has("col"));

@@ -29,7 +29,7 @@ impl Cta<'_> {
             m = lanes(at).filter(|&l| (w.r[r as usize * 32 + l] & 1 == 1) == want).map(|l| 1 << l).sum()
         }
         if at != w.live
-            && matches!(o.k, K::Mma | K::Ldmatrix | K::Wgmma | K::Shfl | K::BarWarp)
+            && matches!(o.k, K::Mma | K::Ldmatrix | K::Wgmma | K::Shfl | K::Vote | K::BarWarp)
             && w.live & !w.wait & !at != 0
             && (w.park == 0 || lanes(w.live & !at).any(|l| w.park >> l & 1 == 0 || w.pc[l] == pc))
         {
@@ -292,6 +292,37 @@ impl Cta<'_> {
                         self.set(wi, l, &Arg::Reg(p), ok as u64)
                     } else {
                         self.set(wi, l, &a[0], src[j])
+                    }
+                }
+            }
+            K::Vote => {
+                let votes: u32 = lanes(m).filter(|&l| self.v(wi, l, &a[1]) & 1 == 1).map(|l| 1 << l).sum();
+                for l in lanes(m) {
+                    let asked = self.v(wi, l, &a[2]) as u32;
+                    assert!(asked == m, "vote of {asked:#x} by lanes {m:#x}: {}", ins.text);
+                    self.set(wi, l, &a[0], votes as u64)
+                }
+            }
+            K::Atom => {
+                let T::U(n) = o.t else { panic!() };
+                let (at, by) = if o.flag == 1 { (0, 1) } else { (1, 2) };
+                for l in lanes(m) {
+                    let (ad, v) = (self.addr(wi, l, &a[at]), self.v(wi, l, &a[by]));
+                    let shared = match o.sp {
+                        Sp::Shared => Some(ad & 0xffff_ffff),
+                        Sp::Gen if (SHW..PAW).contains(&ad) => Some(ad - SHW),
+                        _ => None,
+                    };
+                    if let Some(x) = shared {
+                        self.touch_atomic(x as usize, n as usize, wi)
+                    }
+                    let place = self.bytes(o.sp, ad, n as usize, wi, l);
+                    let mut old = [0; 8];
+                    old[..n as usize].copy_from_slice(place);
+                    let old = u64::from_le_bytes(old);
+                    place.copy_from_slice(&old.wrapping_add(v).to_le_bytes()[..n as usize]);
+                    if o.flag == 0 {
+                        self.set(wi, l, &a[0], old)
                     }
                 }
             }

@@ -110,6 +110,22 @@ fn part_of_a_warp_at_a_shuffle() {
     caught(&all.replace("99", "0"), 32, "inactive");
 }
 
+/// Each warp's odd threads, counted by one ballot; each thread adds its own number to one of two sums.
+const COUNT: &str = "st.shared.u32 [%r3], 0; BARRIER and.b32 %r4, %r1, 1; setp.eq.u32 %p1, %r4, 1; vote.sync.ballot.b32 %r5, %p1, -1; \
+                     popc.b32 %r5, %r5; shl.b32 %r6, %r4, 2; add.s32 %r6, %r2, %r6; atom.shared.add.u32 %r7, [%r6], %r1; bar.sync 0; \
+                     ld.shared.u32 %r8, [%r6]; add.s32 %r8, %r8, %r5; st.global.u32 [%rd2], %r8;";
+
+#[test]
+fn ballots_and_atomic_sums() {
+    let got = runs(&COUNT.replace("BARRIER", "bar.sync 0;"), 64);
+    assert_eq!(got[..2], [992 + 16, 1024 + 16]);
+    assert_eq!(got[62..], got[..2]);
+    caught(&COUNT.replace("BARRIER", ""), 64, "race");
+    caught("atom.shared.add.u32 %r7, [%r2], 1; ld.shared.u32 %r8, [%r2]; st.global.u32 [%rd2], %r8;", 64, "race");
+    caught("red.shared.add.f32 [%r2], %f1;", 32, "not supported");
+    caught("setp.lt.u32 %p1, %r1, 32; vote.sync.ballot.b32 %r5, %p1, 255;", 32, "vote");
+}
+
 #[test]
 fn what_is_not_known_is_an_error() {
     caught("frobnicate.b32 %r4, %r1;", 32, "not supported");

@@ -1,0 +1,73 @@
+// One thread per element of `out`, or per block where blocks are copied or made: `copy` moves elements of the same type as they
+// are, `convert` goes through f32, `encode` makes blocks of 32. Traffic: x once, out once. Transposes read whole lines for
+// single elements; the cache keeps them for the neighbours. Run in the PTX interpreter and assembled; not measured on a GPU.
+#include "types.cuh"
+#include "encode.cuh"
+
+struct Args {
+    Tensor x, out;
+    u64 extent[6]; // innermost first
+    u64 threads;
+    u32 elements, bytes; // of a block; 1 and the size for plain types
+};
+
+struct Place {
+    i64 x, out;
+};
+
+// Offsets of element `i`.
+DEV Place place(const Args& p, u64 i) {
+    Place at = {0, 0};
+#pragma unroll
+    for (int d = 0; d < 6; d++) {
+        i64 index = (i64)(i % p.extent[d]);
+        i /= p.extent[d];
+        at.x += index * p.x.stride[d];
+        at.out += index * p.out.stride[d];
+    }
+    return at;
+}
+
+KERNEL void __launch_bounds__(256) copy(const __grid_constant__ Args p) {
+    u64 i = (u64)blockIdx.x * 256 + threadIdx.x;
+    if (i >= p.threads) return;
+    Place at = place(p, i * p.elements);
+    switch (p.bytes) {
+        case 1: p.out.data[at.out] = p.x.data[at.x]; return;
+        case 2: ((u16*)p.out.data)[at.out] = ((const u16*)p.x.data)[at.x]; return;
+        case 4: ((u32*)p.out.data)[at.out] = ((const u32*)p.x.data)[at.x]; return;
+    }
+    const u8* from = p.x.data + at.x / p.elements * p.bytes;
+    u8* to = p.out.data + at.out / p.elements * p.bytes;
+#pragma unroll 1
+    for (u32 n = 0; n < p.bytes; n++) to[n] = from[n];
+}
+
+KERNEL void __launch_bounds__(256) convert(const __grid_constant__ Args p) {
+    u64 i = (u64)blockIdx.x * 256 + threadIdx.x;
+    if (i >= p.threads) return;
+    Place at = place(p, i);
+    store_plain(p.out, at.out, load(p.x, at.x));
+}
+
+KERNEL void __launch_bounds__(128) encode(const __grid_constant__ Args p) {
+    u64 i = (u64)blockIdx.x * 128 + threadIdx.x;
+    if (i >= p.threads) return;
+    Place at = place(p, i * 32);
+    float values[32];
+    if (p.x.type <= BF16) {
+#pragma unroll
+        for (int n = 0; n < 32; n++) values[n] = load_float(p.x, at.x + n * p.x.stride[0]);
+    } else {
+        // `load` is too long to stand here 32 times, and an array indexed at run time would lie in memory.
+#pragma unroll
+        for (int n = 0; n < 32; n++) values[n] = 0.0f;
+#pragma unroll 1
+        for (int n = 0; n < 32; n++) {
+            float v = load(p.x, at.x + n * p.x.stride[0]);
+#pragma unroll
+            for (int m = 0; m < 32; m++) values[m] = m == n ? v : values[m];
+        }
+    }
+    encode_block(p.out.type, p.out.data + at.out / 32 * p.bytes, values);
+}

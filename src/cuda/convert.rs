@@ -1,0 +1,32 @@
+use super::kernel::Kernel;
+use crate::{
+    dtype::DType,
+    error::{Error, Result},
+    op::{Convert, Features, Op},
+};
+
+/// Block formats that `encode_block` in kernels/common/encode.cuh makes.
+pub(super) const ENCODED: &[DType] = &[DType::Q8_0, DType::Q4_0];
+
+pub(super) fn kernel(op: &Op, o: &Convert) -> Result<Kernel> {
+    op.require(Features::all())?;
+    let (x, out) = (o.x.dtype(), o.out.dtype());
+    let (elements, bytes) = out.block();
+    let entry = match x == out {
+        true => "copy",
+        false if !out.is_quantized() => "convert",
+        false if ENCODED.contains(&out) => "encode",
+        false => return Err(Error::unsupported(op, format_args!("no kernel makes blocks of {out} yet"))),
+    };
+    let mut kernel = Kernel::new(op, "convert", entry);
+    for name in ["x", "out"] {
+        if entry == "copy" { kernel.indices(name) } else { kernel.tensor(name)? }
+    }
+    kernel.extents(o.out.shape(), 0, 6);
+    let threads = o.out.numel() / elements;
+    kernel.word(threads);
+    kernel.pair(elements as u32, bytes as u32);
+    kernel.threads = if entry == "encode" { 128 } else { 256 };
+    kernel.blocks = threads.div_ceil(kernel.threads as usize);
+    Ok(kernel)
+}

@@ -1,0 +1,29 @@
+use super::kernel::Kernel;
+use crate::{
+    error::{Error, Result},
+    op::{Features, LinearAttention, Op},
+};
+
+/// Features and elements of a head that a block holds.
+const MOST: usize = 256;
+/// Elements of a value that a block sums.
+const ELEMENTS: usize = 16;
+
+pub(super) fn kernel(op: &Op, o: &LinearAttention) -> Result<Kernel> {
+    op.require(Features::all())?;
+    let (batch, t, heads, d, features, dv) = o.dims();
+    if features > MOST || d > MOST {
+        let why = format_args!("heads of {d} or {features} features are more than {MOST}");
+        return Err(Error::unsupported(op, why));
+    }
+    let mut kernel = Kernel::new(op, "linear_attention", "linear_attention");
+    for name in ["q", "k", "v", "omega", "out"] {
+        kernel.tensor(name)?;
+    }
+    kernel.indices("lengths");
+    let tiles = dv.div_ceil(ELEMENTS);
+    [t, heads, d, features, dv, tiles].into_iter().for_each(|v| kernel.word(v));
+    kernel.pair(u32::from(o.causal), o.eps.get().to_bits());
+    kernel.blocks = batch * heads * tiles;
+    Ok(kernel)
+}

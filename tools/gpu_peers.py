@@ -1,0 +1,143 @@
+"""Other libraries on the cases that were just measured: records on the standard input, one JSON line per case and peer on the
+standard output, with the peer's median and its ratio to ours (above 1: ours is faster). Needs torch; says so without it.
+
+    python3 tools/gpu_peers.py <bench.jsonl >peers.jsonl
+
+Products run through torch (cuBLAS), a quantized weight's peer being the product in bf16; attention through each back end of
+scaled_dot_product_attention that takes the case; norms through a Triton kernel where Triton is there. Each call's weight is another one of a
+ring larger than the cache, as in our own measurement.
+"""
+import json, statistics, sys
+
+try:
+    import torch
+    import torch.nn.functional as F
+except ImportError as why:
+    sys.exit(f"no peer: {why}")
+if not torch.cuda.is_available():
+    sys.exit("no peer: torch finds no GPU")
+
+DTYPES = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
+CACHE = 256 << 20
+
+
+def operands(case):
+    """Name to (dtype, shape) of dense operands, and the remaining words, of an operation's text."""
+    found, rest = {}, {}
+    for word in case.split()[1:]:
+        key, value = word.split("=", 1)
+        dtype, _, shape = value.partition(":")
+        if shape and "@" not in shape:
+            found[key] = (dtype, [int(n) for n in shape.split("x")])
+        else:
+            rest[key] = value
+    return found, rest
+
+
+def median(calls):
+    """Nanoseconds of a call, by events around rounds of them; `calls` are the same work on other memory."""
+    for call in calls[:3]:
+        call()
+    rounds, each = [], max(4, len(calls))
+    for _ in range(7):
+        start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        start.record()
+        for i in range(each):
+            calls[i % len(calls)]()
+        end.record()
+        end.synchronize()
+        rounds.append(start.elapsed_time(end) * 1e6 / each)
+    return int(statistics.median(rounds))
+
+
+def ring(make, size):
+    """As many copies as exceed the cache."""
+    return [make() for _ in range(max(1, min(64, CACHE // max(size, 1) + 1)))]
+
+
+def random(dtype, shape):
+    return torch.randn(shape, device="cuda", dtype=torch.float32).to(dtype)
+
+
+def products(found, rest):
+    (_, x), (_, w) = found["x"], found["w"]
+    dtype = DTYPES.get(found["x"][0])
+    if dtype is None or len(x) != 2 or len(w) != 2 or rest or set(found) - {"x", "w", "out"}:
+        return
+    dtype = torch.bfloat16 if found["w"][0] not in DTYPES else dtype
+    a = random(dtype, x)
+    weights = ring(lambda: random(dtype, w), w[0] * w[1] * dtype.itemsize)
+    yield f"torch {dtype}".replace("torch.", ""), [lambda b=b: F.linear(a, b) for b in weights]
+
+
+def attention(found, rest):
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+
+    q, k, v = (found[name] for name in "qkv")
+    known = set(found) <= {"q", "k", "v", "out"} and set(rest) <= {"causal", "scale", "numerics"}
+    if not known or len(q[1]) != 4 or any(d not in DTYPES for d, _ in (q, k, v)) or len({q[0], k[0], v[0]}) > 1:
+        return
+    q, k, v = (random(DTYPES[dtype], shape).transpose(1, 2) for dtype, shape in (q, k, v))
+    causal, rows, keys = rest.get("causal") == "true", q.shape[2], k.shape[2]
+    if causal and rows not in (1, keys):
+        return  # torch aligns the diagonal at the first key
+    options = {"is_causal": causal and rows > 1, "enable_gqa": q.shape[1] != k.shape[1]}
+    if "scale" in rest:
+        options["scale"] = float(rest["scale"])
+    for name in ("FLASH_ATTENTION", "CUDNN_ATTENTION", "EFFICIENT_ATTENTION"):
+
+        def call(backend=getattr(SDPBackend, name)):
+            with sdpa_kernel(backend):
+                F.scaled_dot_product_attention(q, k, v, **options)
+
+        yield f"torch sdpa {name.split('_')[0].lower()}", [call]
+
+
+def norms(found, rest):
+    import triton
+    import triton.language as tl
+
+    kind, n = rest.get("kind", "rms"), found["x"][1][-1]
+    if kind != "rms" or set(found) - {"x", "out", "weight"} or n > 1 << 14 or found["x"][0] not in DTYPES:
+        return
+
+    @triton.jit
+    def kernel(x, y, w, n, eps, BLOCK: tl.constexpr):
+        row, at = tl.program_id(0), tl.arange(0, BLOCK)
+        v = tl.load(x + row * n + at, mask=at < n, other=0.0).to(tl.float32)
+        weight = tl.load(w + at, mask=at < n, other=0.0).to(tl.float32)
+        scale = 1.0 / tl.sqrt(tl.sum(v * v) / n + eps)
+        tl.store(y + row * n + at, v * scale * weight, mask=at < n)
+
+    xs = ring(lambda: random(DTYPES[found["x"][0]], found["x"][1]), 2 * n)
+    y, w = torch.empty_like(xs[0]), random(torch.float32, [n])
+    block = triton.next_power_of_2(n)
+    yield "triton", [lambda x=x: kernel[(x.numel() // n,)](x, y, w, n, 1e-5, BLOCK=block) for x in xs]
+
+
+PEERS = {"matmul": products, "attention": attention, "norm": norms}
+
+
+def main():
+    # Our fastest kernel of each case.
+    ours = {}
+    for record in map(json.loads, filter(str.strip, sys.stdin)):
+        case, time = record["case"], record["samples"]["median"]
+        ours[case] = min(time, ours.get(case, time))
+    for case, time in ours.items():
+        peers = PEERS.get(case.split()[0])
+        try:
+            for peer, calls in peers(*operands(case)) if peers else ():
+                try:
+                    theirs = median(calls)
+                except RuntimeError as why:  # the back end does not take the case
+                    print(f"{peer}: {case}: {str(why).splitlines()[0]}", file=sys.stderr)
+                    continue
+                row = {"schema": "tesela-bench/1", "case": case, "device": torch.cuda.get_device_name(), "peer": peer,
+                       "version": torch.__version__, "median": theirs, "ratio": theirs / max(time, 1)}
+                print(json.dumps(row), flush=True)
+        except (ImportError, torch.OutOfMemoryError) as why:
+            print(f"{case}: {why}", file=sys.stderr)
+
+
+main()
