@@ -182,8 +182,8 @@ def start(threads, variant):
         if unary:
             return rows(op, ["a"], lib.get(unary, P, P, P))
         binary = {"function=add": "ggml_add", "function=silu-mul": "ggml_swiglu_split"}
-        return rows(op, ["a", "b"], lib.get(binary[function], P, P, P, P))
+        return rows(op, ["a", "b"], lib.get(op.of(binary, function), P, P, P, P))
 
     ops = {"matmul": matmul, "attention": attention, "norm": norm, "softmax": softmax, "elementwise": elementwise}
     version = os.environ.get(variable + "_VERSION", "")
-    return version, lambda op, sets: ops[op.name](op, sets)
+    return version, lambda op, sets: op.of(ops)(op, sets)

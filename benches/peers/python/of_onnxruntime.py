@@ -85,4 +85,4 @@ def start(threads, _):
         return rows(op, h.make_node("Softmax", ["x"], ["y"], axis=-1), [("x", op.array("x"))])
 
     ops = {"matmul": matmul, "attention": attention, "norm": norm, "softmax": softmax}
-    return ort.__version__, lambda op, sets: ops[op.name](op, sets)
+    return ort.__version__, lambda op, sets: op.of(ops)(op, sets)

@@ -74,8 +74,8 @@ def start(threads, _):
         }
         op.only("a b out" if "b" in op.type else "a out", op.rest)
         (function,) = op.rest
-        return keep([functions[function]])
+        return keep([op.of(functions, function)])
 
     ops = {"matmul": matmul, "attention": attention, "norm": norm, "softmax": softmax, "elementwise": elementwise}
     version = torch.__version__.split("+")[0]
-    return version, lambda op, sets: ops[op.name](op, sets)
+    return version, lambda op, sets: op.of(ops)(op, sets)

@@ -28,3 +28,9 @@ class Operation:
         """Raises unless these are all operands and words."""
         if set(self.type) != set(names.split()) or self.rest != sorted(rest):
             raise TypeError(f"no {self.name} with {' '.join(self.type)} {' '.join(self.rest)}")
+
+    def of(self, table, key=None):
+        """The table's entry for the operation's name, or for `key`."""
+        if (key or self.name) not in table:
+            raise TypeError(f"no {self.name} {key or ''}")
+        return table[key or self.name]

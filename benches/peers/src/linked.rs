@@ -73,7 +73,7 @@ struct Product<'a> {
 impl<'a> Product<'a> {
     /// `Err` for any other operation.
     fn new(op: &Op, operands: &'a [Vec<u8>], sets: usize) -> Result<Product<'a>> {
-        let other = || "plain products alone".to_string();
+        let other = || "no operation but plain products".to_string();
         let Op::Matmul(a) = op else { return Err(other()) };
         let ([m, k], [n, _]) = (a.x.shape(), a.w.shape()) else { return Err(other()) };
         let types @ [x, w, out] = [a.x.dtype().name(), a.w.dtype().name(), a.out.dtype().name()];

@@ -135,9 +135,8 @@ fn measure(args: &Args) -> Result<Vec<Record>, Failure> {
         let mut refs: Vec<&mut dyn Rival> = rivals.iter_mut().map(|r| &mut **r as &mut dyn Rival).collect();
         let (more, left_out) =
             measure_beside(device, op, &options, &code, &mut refs).map_err(|e| format!("{e}: {op}"))?;
-        for LeftOut { name, why } in
-            left_out.iter().filter(|l| !l.why.starts_with("TypeError") && !l.why.starts_with("no "))
-        {
+        let failed = |l: &&LeftOut| !l.why.starts_with("TypeError") && !l.why.starts_with("no ");
+        for LeftOut { name, why } in left_out.iter().filter(failed) {
             bar.suspend(|| eprintln!("left out: {name}: {why}: {op}"));
         }
         if let Some(own) = more.iter().find(|r| r.peer.is_none() && !r.correctness.why.is_empty()) {
