@@ -142,7 +142,8 @@ pub fn measure_beside(
                 let median = Samples::new("", 0, &one.samples).median;
                 let ratio = median as f64 / best.samples.median.max(1) as f64;
                 let peer = Peer { peer: name, version: one.rival.version().into(), median, ratio };
-                records.push(Record { peer: Some(peer), ..best.clone() });
+                let samples = Samples { samples_ns: Vec::new(), ..best.samples.clone() };
+                records.push(Record { peer: Some(peer), samples, ..best.clone() });
             }
             (None, None) => left_out.push(LeftOut { name, why: "the device has no kernel to compare with".into() }),
         }

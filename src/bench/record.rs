@@ -140,7 +140,8 @@ pub struct Samples {
     pub timer: String,
     /// Launches before the first sample.
     pub warm_up: usize,
-    /// In the order they were taken, in turns with the device's other kernels. Nanoseconds per launch.
+    /// In the order they were taken, in turns with the device's other kernels. Nanoseconds per launch. Empty in rows
+    /// with a peer: the kernel's own row has them.
     pub samples_ns: Vec<u64>,
     /// Smallest.
     pub min: u64,
