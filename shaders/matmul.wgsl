@@ -2,6 +2,8 @@
 // `tiled`: ACROSS x DOWN threads compute ROWS x COLUMNS outputs each from tiles of 16 elements of k held in workgroup
 //   memory, rows and columns of one thread lying DOWN and ACROSS apart. Four neighbours along k at a time: a thread
 //   reads ROWS + COLUMNS vectors for ROWS * COLUMNS * 4 products. Beyond k both tiles hold zeros.
+// `cooperative`: 4 subgroups compute 64 x 64 from tiles of 32 elements of k in f16, 32 x 32 each, by the device's own products of
+//   EDGE x EDGE matrices, summed in f32.
 // `gemv`: 64 threads share the sums of one column for up to ROWS rows: each weight is decoded once.
 // `element`: a thread per output: integer products, which wrap.
 // `grouped`: rows of x are sorted by expert; a tile's rows all belong to one.
@@ -232,6 +234,79 @@ var<workgroup> place: vec4<u32>; // first row, end of the rows, matrix, whether 
 #end
     }
 #end
+}
+#end
+
+#if cooperative
+const SIDE = 32u / EDGE; // matrices along a side of a subgroup's square
+const DEPTH = 32u; // elements of a tile along k
+const PITCH = 40u; // apart: rows begin in different banks
+var<workgroup> x_half: array<f16, 64u * PITCH>; // [row][k]
+var<workgroup> w_half: array<f16, 64u * PITCH>; // [column][k]
+var<workgroup> results: array<f32, 4u * EDGE * EDGE>;
+
+#main THREADS
+    let group = id.x + id.y * p.grid_x;
+    if group >= p.groups {
+        return;
+    }
+    let first_j = group % p.tiles_n * 64u;
+    let first_i = group / p.tiles_n % p.tiles_m * 64u;
+    let b = group / (p.tiles_n * p.tiles_m);
+    let x_row = at_x(b);
+    let w_row = at_w(b);
+    let down = subgroup.x / 2u * 32u;
+    let across = subgroup.x % 2u * 32u;
+    let own = subgroup.x * EDGE * EDGE;
+    let pitch = PITCH;
+    let edge = EDGE;
+    var sums: array<array<MatrixC, SIDE>, SIDE>;
+    for (var first = 0u; first < p.k; first += DEPTH) {
+        for (var e = lane; e < 64u * DEPTH / 4u; e += THREADS) {
+            let row = e / (DEPTH / 4u);
+            let k = e % (DEPTH / 4u) * 4u;
+            var x = vec4<f32>();
+            var w = vec4<f32>();
+            if first_i + row < p.m && first + k < p.k {
+                x = x_vector(x_row + (first_i + row) * p.x_t1, first + k);
+            }
+            if first_j + row < p.n && first + k < p.k {
+                w = w_vector(w_row, first_j + row, first + k);
+            }
+#repeat c 4
+            x_half[row * PITCH + k + $cu] = f16(x[$c]);
+            w_half[row * PITCH + k + $cu] = f16(w[$c]);
+#end
+        }
+        workgroupBarrier();
+        for (var k = 0u; k < DEPTH; k += EDGE) {
+            for (var i = 0u; i < SIDE; i++) {
+                let x_at = (down + i * EDGE) * PITCH + k; // every argument has a name: naga's writer needs it
+                let x = coopLoadT<MatrixA>(&x_half[x_at], pitch);
+                for (var j = 0u; j < SIDE; j++) {
+                    let w_at = (across + j * EDGE) * PITCH + k;
+                    let w = coopLoad<MatrixB>(&w_half[w_at], pitch);
+                    sums[i][j] = coopMultiplyAdd(x, w, sums[i][j]);
+                }
+            }
+        }
+        workgroupBarrier();
+    }
+    for (var i = 0u; i < SIDE; i++) {
+        for (var j = 0u; j < SIDE; j++) {
+            let sum = sums[i][j];
+            coopStoreT(sum, &results[own], edge);
+            workgroupBarrier();
+            for (var e = subgroup.z; e < EDGE * EDGE; e += THREADS / 4u) {
+                let row = first_i + down + i * EDGE + e / EDGE;
+                let column = first_j + across + j * EDGE + e % EDGE;
+                if row < p.m && column < p.n {
+                    finish(b, row, column, results[own + e], 0.0);
+                }
+            }
+            workgroupBarrier();
+        }
+    }
 }
 #end
 

@@ -8,6 +8,8 @@ use std::{
     any::Any,
     fmt::{self, Debug},
     ops::Range,
+    path::PathBuf,
+    pin::Pin,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -45,6 +47,17 @@ pub trait Backend: Debug + Send + Sync {
     fn sync(&self) -> Result<()>;
 
     // The trait grows by defaulted methods only.
+
+    /// Begins to copy device bytes to the host, after the work enqueued before; the caller goes on, and awaits them when it needs them. The
+    /// default has read them already when it returns.
+    fn read_later(&self, src: &View) -> Result<Reading> {
+        let mut bytes = Vec::new();
+        let oom = |_| Error::OutOfMemory { device: "host".into(), bytes: src.len(), available: None };
+        bytes.try_reserve_exact(src.len()).map_err(oom)?;
+        bytes.resize(src.len(), 0);
+        self.read(src, &mut bytes)?;
+        Ok(Box::pin(std::future::ready(Ok(bytes))))
+    }
 
     /// How long the enqueued work takes on the device. The default measures host time around it.
     fn time(&self, enqueue: &mut dyn FnMut() -> Result<()>) -> Result<Duration> {
@@ -112,6 +125,9 @@ pub trait Plan: Debug + Send + Sync {
     /// an alias. `scratch` is given where [`Plan::scratch`] is not 0: at least that long, 64-byte aligned, contents undefined.
     unsafe fn launch(&self, args: &[View], scratch: Option<&View>) -> Result<()>;
 }
+
+/// Bytes on their way from a device to the host.
+pub type Reading = Pin<Box<dyn Future<Output = Result<Vec<u8>>> + Send>>;
 
 /// Kernels for one operation, best first.
 pub type Plans = Vec<Arc<dyn Plan>>;
@@ -335,4 +351,6 @@ pub struct OpenOptions {
     pub threads: usize,
     /// Bytes a device may allocate; 0 is no limit but the device's own.
     pub memory_limit: usize,
+    /// Where a device may keep what its driver compiled, from one process to the next; none: nowhere.
+    pub cache_folder: Option<PathBuf>,
 }

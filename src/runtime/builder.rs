@@ -123,8 +123,14 @@ impl Builder {
     pub fn build(self) -> Result<Runtime> {
         let own = self.devices.len();
         let (mut backends, mut absent) = (self.devices, Vec::new());
+        let cache = match self.cache {
+            Cache::Default => default_directory(),
+            Cache::At(path) => Some(path),
+            Cache::Off => None,
+        };
         if !self.only_devices {
-            let found = crate::discover(&self.options);
+            let options = OpenOptions { cache_folder: cache.clone(), ..self.options };
+            let found = crate::discover(&options);
             backends.extend(found.devices);
             absent = found.absent;
         }
@@ -151,11 +157,6 @@ impl Builder {
                 "no device is left: add one with `device`, or allow discovered ones",
             ));
         }
-        let cache = match self.cache {
-            Cache::Default => default_directory(),
-            Cache::At(path) => Some(path),
-            Cache::Off => None,
-        };
         Ok(Runtime(Arc::new(Inner {
             dispatcher: Dispatcher::new(devices, self.fallback, cache.as_deref()),
             absent,

@@ -2,7 +2,11 @@
 
 use std::{collections::HashSet, sync::Arc};
 
-use super::{Wgpu, plan::Pipelines, queue::Queue};
+use super::{
+    Wgpu,
+    plan::Pipelines,
+    queue::{Cache, Queue},
+};
 use crate::{
     backend::{Absent, Backend, DeviceInfo, Kind, OpenOptions},
     error::{Error, Result},
@@ -15,6 +19,8 @@ pub(super) struct Abilities {
     pub(super) f16: bool,
     /// Sums over subgroups, of any size.
     pub(super) subgroups: bool,
+    /// How many threads every subgroup has; 0 where that varies.
+    pub(super) subgroup: usize,
     /// The edge of the square matrices that subgroups multiply, f16 in and f32 out: 8 or 16; 0 for none.
     pub(super) cooperative: usize,
 }
@@ -23,11 +29,11 @@ impl Abilities {
     /// Each alone and all together: what tests walk through.
     #[cfg(test)]
     pub(super) const ALL: [Abilities; 5] = [
-        Abilities { f16: false, subgroups: false, cooperative: 0 },
-        Abilities { f16: false, subgroups: true, cooperative: 0 },
-        Abilities { f16: true, subgroups: false, cooperative: 0 },
-        Abilities { f16: true, subgroups: true, cooperative: 8 },
-        Abilities { f16: true, subgroups: true, cooperative: 16 },
+        Abilities { f16: false, subgroups: false, subgroup: 0, cooperative: 0 },
+        Abilities { f16: false, subgroups: true, subgroup: 8, cooperative: 0 },
+        Abilities { f16: true, subgroups: false, subgroup: 0, cooperative: 0 },
+        Abilities { f16: true, subgroups: true, subgroup: 8, cooperative: 8 },
+        Abilities { f16: true, subgroups: true, subgroup: 32, cooperative: 16 },
     ];
 
     fn of(adapter: &wgpu::Adapter) -> Abilities {
@@ -41,9 +47,12 @@ impl Abilities {
             });
             found.then_some(edge as usize)
         };
-        let possible = f16 && has(wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX);
+        let about = adapter.get_info();
+        let (least, most) = (about.subgroup_min_size as usize, about.subgroup_max_size as usize);
+        let subgroup = if subgroups && least == most { least } else { 0 };
+        let possible = f16 && subgroup > 0 && has(wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX);
         let cooperative = if possible { listed(16).or(listed(8)).unwrap_or(0) } else { 0 };
-        Abilities { f16, subgroups, cooperative }
+        Abilities { f16, subgroups, subgroup, cooperative }
     }
 
     /// The features to ask for: these and no more, since some drivers fail to open with all that they list.
@@ -120,9 +129,10 @@ pub(super) fn open_with(
         // kernel's results are checked before it is picked.
         _ => unsafe { wgpu::ExperimentalFeatures::enabled() },
     };
+    let features = abilities.features() | (adapter.features() & wgpu::Features::PIPELINE_CACHE);
     let request = adapter.request_device(&wgpu::DeviceDescriptor {
         label: Some("tesela"),
-        required_features: abilities.features(),
+        required_features: features,
         required_limits: limits.clone(),
         experimental_features,
         ..Default::default()
@@ -141,6 +151,12 @@ pub(super) fn open_with(
     info.id = id;
     info.driver = format!("{} {} {}", about.backend, about.driver, about.driver_info).trim_end().into();
     info.max_buffer = usize::try_from(limits.max_buffer_size).unwrap_or(usize::MAX);
-    let queue = Arc::new(Queue::new(info.to_string(), device, queue, options.memory_limit)?);
+    // One file per adapter and driver.
+    let cache = options.cache_folder.as_ref().filter(|_| features.contains(wgpu::Features::PIPELINE_CACHE)).map(|f| {
+        let word = |c: char| if c.is_ascii_alphanumeric() { c } else { '-' };
+        let file: String = format!("shaders {} {}", info.id, info.driver).chars().map(word).collect();
+        Cache::open(&device, f.join(file))
+    });
+    let queue = Arc::new(Queue::new(info.to_string(), device, queue, options.memory_limit, cache)?);
     Ok(Wgpu { info, abilities, queue, pipelines: Pipelines::default() })
 }

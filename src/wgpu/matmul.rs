@@ -1,4 +1,4 @@
-use super::{Kernel, activation, require_dtypes};
+use super::{Kernel, activation, adapter::Abilities, require_dtypes};
 use crate::{
     dtype::DType,
     error::Result,
@@ -46,14 +46,14 @@ impl Tile {
     }
 }
 
-pub(super) fn kernels(op: &Op, o: &Matmul) -> Result<Vec<Kernel>> {
+pub(super) fn kernels(op: &Op, o: &Matmul, able: &Abilities) -> Result<Vec<Kernel>> {
     op.require(Features::all())?;
     require_dtypes(op)?;
     let (_, m, ..) = o.dims();
     let integer = matches!(o.x.dtype(), DType::I8 | DType::U8);
     // The same kernel for every number of rows, where a row's bits may not depend on its company.
     let invariant = op.determinism() >= Determinism::BatchInvariant;
-    let kernels = match m {
+    let mut kernels = match m {
         _ if integer => vec![element(op, o)],
         0..=GEMV_ROWS if !invariant => vec![gemv(op, o)],
         _ if invariant => vec![tiled(op, o, TILES[1])],
@@ -61,7 +61,15 @@ pub(super) fn kernels(op: &Op, o: &Matmul) -> Result<Vec<Kernel>> {
         33..=63 => vec![tiled(op, o, TILES[1])],
         _ => vec![tiled(op, o, TILES[0]), tiled(op, o, TILES[1])],
     };
+    if able.cooperative > 0 && m > GEMV_ROWS && !invariant && halves(o) {
+        kernels.insert(0, cooperative(op, o, able));
+    }
     Ok(kernels)
+}
+
+/// Products of f16, which cooperative matrices compute as exactly as any: in f32.
+fn halves(o: &Matmul) -> bool {
+    (o.x.dtype(), o.w.dtype()) == (DType::F16, DType::F16) && o.up.is_none() && o.w_scale.is_none()
 }
 
 fn kernel(op: &Op, o: &Matmul) -> Kernel {
@@ -113,6 +121,26 @@ fn gemv(op: &Op, o: &Matmul) -> Kernel {
     kernel.constant("ROWS", [1, 2, 4, 8].into_iter().find(|&r| r >= m).unwrap_or(8));
     vectors(&mut kernel, &o.x, &o.w);
     kernel.groups = if m == 0 { 0 } else { batch * n };
+    kernel.collapse();
+    kernel
+}
+
+fn cooperative(op: &Op, o: &Matmul, able: &Abilities) -> Kernel {
+    let (batch, m, n, _) = o.dims();
+    let mut kernel = kernel(op, o);
+    kernel.variant = "cooperative";
+    kernel.flag("cooperative", true);
+    vectors(&mut kernel, &o.x, &o.w);
+    let edge = able.cooperative;
+    for (name, types) in [("MatrixA", "f16, A"), ("MatrixB", "f16, B"), ("MatrixC", "f32, C")] {
+        kernel.code(format!("alias {name} = coop_mat{edge}x{edge}<{types}>;"));
+    }
+    kernel.constant("EDGE", edge);
+    kernel.constant("THREADS", 4 * able.subgroup);
+    let (down, across) = (m.div_ceil(64), n.div_ceil(64));
+    kernel.whole("tiles_m", down);
+    kernel.whole("tiles_n", across);
+    kernel.groups = batch * down * across;
     kernel.collapse();
     kernel
 }

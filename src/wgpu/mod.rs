@@ -17,6 +17,7 @@ mod matmul;
 mod norm;
 mod plan;
 mod queue;
+mod read;
 mod reduce;
 mod rope;
 mod sample;
@@ -33,7 +34,7 @@ mod top_k;
 use std::sync::Arc;
 
 use crate::{
-    backend::{Backend, Buffer, DeviceInfo, Memory, Plans, Token, View},
+    backend::{Backend, Buffer, DeviceInfo, Memory, Plan, Plans, Reading, Token, View},
     error::{Error, Result},
     op::{Activation, Determinism, Op},
 };
@@ -52,6 +53,12 @@ struct Wgpu {
     abilities: Abilities,
     queue: Arc<Queue>,
     pipelines: Pipelines,
+}
+
+impl Drop for Wgpu {
+    fn drop(&mut self) {
+        self.queue.keep_compiled();
+    }
 }
 
 impl Backend for Wgpu {
@@ -75,20 +82,39 @@ impl Backend for Wgpu {
         self.queue.read(src, dst)
     }
 
+    fn read_later(&self, src: &View) -> Result<Reading> {
+        Ok(Box::pin(self.queue.read_later(src)?))
+    }
+
     fn plan(&self, op: &Op) -> Result<Plans> {
         let kernels = kernels(op, &self.abilities)?;
-        // Rows are computed apart from each other everywhere; which kernel multiplies depends on the rows unless that is asked for.
+        // Rows are computed apart from each other everywhere; how many are computed together, and so in which order each is summed, depends
+        // on how many there are unless that is asked for.
         let determinism = match (op, op.determinism()) {
-            (Op::Matmul(_) | Op::GroupedMatmul(_), asked) if asked < Determinism::BatchInvariant => {
+            (Op::Matmul(_) | Op::GroupedMatmul(_) | Op::Attention(_), asked) if asked < Determinism::BatchInvariant => {
                 Determinism::ThreadCount
             }
             _ => Determinism::BatchInvariant,
         };
-        let mut plans = Plans::new();
-        for kernel in kernels {
-            plans.push(Arc::new(Compiled::new(op, kernel, determinism, &self.queue, &self.pipelines)?));
+        let compile = |kernel| Compiled::new(op, kernel, determinism, &self.queue, &self.pipelines);
+        let plan = &|kernel| compile(kernel).map(|plan| Arc::new(plan) as Arc<dyn Plan>);
+        let mut kernels = kernels.into_iter();
+        let Some(first) = kernels.next() else { return Ok(Plans::new()) };
+        if kernels.len() == 0 || cfg!(target_arch = "wasm32") {
+            return std::iter::once(first).chain(kernels).map(plan).collect();
         }
-        Ok(plans)
+        // Side by side: compiling takes a driver long. What a device has no room for is left out, as long as something remains.
+        let plans: Vec<Result<_>> = std::thread::scope(|scope| {
+            let others: Vec<_> = kernels.map(|kernel| scope.spawn(move || plan(kernel))).collect();
+            let mut plans = vec![plan(first)];
+            plans.extend(others.into_iter().filter_map(|other| other.join().ok()));
+            plans
+        });
+        let (good, bad): (Vec<_>, Vec<_>) = plans.into_iter().partition(Result::is_ok);
+        match bad.into_iter().next() {
+            Some(Err(why)) if good.is_empty() => Err(why),
+            _ => Ok(good.into_iter().flatten().collect()),
+        }
     }
 
     fn sync(&self) -> Result<()> {
@@ -103,7 +129,7 @@ impl Backend for Wgpu {
 /// Every kernel for an operation, best guess first, on a device with these abilities.
 fn kernels(op: &Op, able: &Abilities) -> Result<Vec<Kernel>> {
     let mut kernels = match op {
-        Op::Matmul(o) => matmul::kernels(op, o)?,
+        Op::Matmul(o) => matmul::kernels(op, o, able)?,
         Op::GroupedMatmul(o) => grouped_matmul::kernels(op, o)?,
         Op::Norm(o) => vec![norm::kernel(op, o)?],
         Op::Rope(o) => vec![rope::kernel(op, o)?],

@@ -2,22 +2,48 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, OnceLock, PoisonError},
 };
+
+use arrayvec::ArrayVec;
 
 use crate::{
     backend::{Plan, View},
     error::{Error, Result},
-    op::{Determinism, Op},
+    op::{Determinism, MAX_OPERANDS, Op},
 };
 
 use super::{
-    queue::{self, Bound, Dispatch, Queue, Table},
+    queue::{self, Bound, BoundAll, Dispatch, Queue, Table},
     shader::Kernel,
 };
 
-/// Pipelines by their kernels' keys: the device's, for all operations.
-pub(super) type Pipelines = Mutex<HashMap<String, Arc<wgpu::ComputePipeline>>>;
+/// Pipelines by their kernels' keys: the device's, for all operations. Different ones are compiled side by side, each once: who asks
+/// for one that is being compiled waits for it.
+#[derive(Debug, Default)]
+pub(super) struct Pipelines(Mutex<HashMap<String, Slot>>);
+
+type Slot = Arc<OnceLock<Result<wgpu::ComputePipeline>>>;
+
+impl Pipelines {
+    fn get(
+        &self,
+        key: String,
+        compile: impl FnOnce() -> Result<wgpu::ComputePipeline>,
+    ) -> Result<wgpu::ComputePipeline> {
+        let slot = self.0.lock().unwrap_or_else(PoisonError::into_inner).entry(key.clone()).or_default().clone();
+        let pipeline = slot.get_or_init(compile).clone();
+        if pipeline.is_err() {
+            self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&key); // what failed may be tried again
+        }
+        pipeline
+    }
+
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).len()
+    }
+}
 
 #[derive(Debug)]
 struct Operand {
@@ -31,7 +57,7 @@ pub(super) struct Compiled {
     name: Arc<str>,
     op: Op,
     queue: Arc<Queue>,
-    pipeline: Arc<wgpu::ComputePipeline>,
+    pipeline: wgpu::ComputePipeline,
     operands: Vec<Operand>,
     params: Vec<u32>,
     grid: (usize, usize),
@@ -75,16 +101,7 @@ impl Compiled {
         let types: Vec<&str> = kernel.operands.iter().take(2).map(|o| o.spec.dtype().name()).collect();
         let types = if types[0] == types[types.len() - 1] { types[0].into() } else { types.join("-") };
         let name: Arc<str> = format!("wgpu-{types}-{}", kernel.variant).into();
-        let key = kernel.key();
-        let mut pipelines = pipelines.lock().unwrap_or_else(PoisonError::into_inner);
-        let pipeline = match pipelines.get(&key) {
-            Some(pipeline) => pipeline.clone(),
-            None => {
-                let pipeline = Arc::new(queue.compile(&name, kernel.source()?, bindings)?);
-                pipelines.insert(key, pipeline.clone());
-                pipeline
-            }
-        };
+        let pipeline = pipelines.get(kernel.key(), || queue.compile(&name, kernel.source()?, bindings))?;
         let table = if kernel.table.is_empty() { None } else { Some(queue.table(&kernel.table)?) };
         let grid = if kernel.groups == 0 { (0, 0) } else { grid };
         let (op, queue) = (*op, queue.clone());
@@ -109,13 +126,13 @@ impl Plan for Compiled {
         if self.grid.0 == 0 {
             return Ok(());
         }
-        let mut params = self.params.clone();
-        let mut bound = Vec::with_capacity(args.len() + 1);
-        for (i, (o, view)) in self.operands.iter().zip(args).enumerate() {
+        let mut firsts: ArrayVec<u32, MAX_OPERANDS> = ArrayVec::new();
+        let mut bound = BoundAll::new();
+        for (o, view) in self.operands.iter().zip(args) {
             // A binding begins at a multiple of `align`; the rest of the offset is the shader's to add.
             let begin = if o.span == 0 { 0 } else { view.offset() / self.align * self.align };
             let rest = if o.span == 0 { 0 } else { view.offset() - begin };
-            params[Kernel::FIRST_AT + i] = (rest / o.unit) as u32;
+            firsts.push((rest / o.unit) as u32);
             let size = (rest + o.span).max(4).next_multiple_of(4);
             let buffer = queue::own(view, self.queue.token)?;
             bound.push(Bound { raw: &buffer.raw, id: buffer.life.id, begin, size });
@@ -125,7 +142,8 @@ impl Plan for Compiled {
             name: &self.name,
             pipeline: &self.pipeline,
             bound: &bound,
-            params: &params,
+            params: &self.params,
+            firsts: &firsts,
             grid: self.grid,
         })
     }

@@ -1,25 +1,31 @@
 //! The device's one in-order queue: launches are recorded into one compute pass and submitted in batches.
 //!
-//! Every call of wgpu's is made under the queue's lock, and wgpu's errors arrive synchronously in a handler, so whatever the
-//! handler holds after a call belongs to that call.
+//! Every call of wgpu's but compiling is made under the queue's lock, and wgpu's errors arrive synchronously in a handler, so whatever
+//! the handler holds after a call belongs to that call. Compiling collects its errors itself, and many threads compile at once.
 
 use std::{
     collections::HashMap,
+    path::PathBuf,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
 };
 
-use rustc_hash::FxHashSet;
+use arrayvec::ArrayVec;
+use rustc_hash::{FxHashMap, FxHashSet};
 
 use crate::{
     backend::{Buffer, RawBuffer, Token, View},
     error::{Error, Result},
     host::Account,
+    op::MAX_OPERANDS,
 };
 
-use super::shader::PARAMS_BYTES;
+use super::{
+    read::Later,
+    shader::{Kernel, PARAMS_BYTES},
+};
 
 /// Launches recorded before they are submitted.
 const BATCH: usize = 64;
@@ -94,8 +100,11 @@ impl Table {
     }
 }
 
+/// A launch's operands, and its table.
+pub(super) type BoundAll<'a> = ArrayVec<Bound<'a>, { MAX_OPERANDS + 1 }>;
+
 /// The bindings of a launch: what they are kept by.
-type Bindings = Vec<(u64, usize, usize)>;
+type Bindings = ArrayVec<(u64, usize, usize), { MAX_OPERANDS + 1 }>;
 
 /// Bindings kept at most.
 const KEPT: usize = 4096;
@@ -120,7 +129,8 @@ struct State {
     params: Vec<u8>,
     names: Vec<Arc<str>>,
     staging: Option<wgpu::Buffer>,
-    groups: HashMap<Bindings, wgpu::BindGroup>,
+    groups: FxHashMap<Bindings, wgpu::BindGroup>,
+    set: Option<wgpu::ComputePipeline>, // in the pass being recorded
 }
 
 /// An open device and its queue.
@@ -138,6 +148,7 @@ pub(super) struct Queue {
     state: Mutex<State>,
     dead: Arc<Mutex<Vec<u64>>>,
     layouts: Mutex<HashMap<usize, wgpu::BindGroupLayout>>,
+    cache: Option<Cache>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -150,11 +161,19 @@ pub(super) struct Dispatch<'a> {
     pub(super) pipeline: &'a wgpu::ComputePipeline,
     pub(super) bound: &'a [Bound<'a>],
     pub(super) params: &'a [u32],
+    /// Each operand's first element, which goes into the parameters.
+    pub(super) firsts: &'a [u32],
     pub(super) grid: (usize, usize),
 }
 
 impl Queue {
-    pub(super) fn new(name: String, device: wgpu::Device, queue: wgpu::Queue, limit: usize) -> Result<Queue> {
+    pub(super) fn new(
+        name: String,
+        device: wgpu::Device,
+        queue: wgpu::Queue,
+        limit: usize,
+        cache: Option<Cache>,
+    ) -> Result<Queue> {
         let faults = Arc::new(Mutex::new(Faults::default()));
         let sink = faults.clone();
         device.on_uncaptured_error(Arc::new(move |error: wgpu::Error| {
@@ -207,6 +226,7 @@ impl Queue {
             state: Mutex::default(),
             dead: Arc::default(),
             layouts: Mutex::default(),
+            cache,
         };
         queue.check("opening the device", 0)?;
         Ok(queue)
@@ -312,21 +332,28 @@ impl Queue {
         state.groups.entry(key).or_insert_with(make).clone()
     }
 
-    /// Compiles a shader whose bindings are `bindings` read-write storage buffers.
+    /// Compiles a shader whose bindings are `bindings` read-write storage buffers, beside whatever else is compiled or launched.
     pub(super) fn compile(&self, name: &str, source: String, bindings: usize) -> Result<wgpu::ComputePipeline> {
-        let _state = lock(&self.state);
         self.check(name, 0)?;
+        // Errors of this thread alone. A browser reports them later, to the handler.
+        let filters = [wgpu::ErrorFilter::OutOfMemory, wgpu::ErrorFilter::Internal, wgpu::ErrorFilter::Validation];
+        let scopes = cfg!(not(target_arch = "wasm32")).then(|| filters.map(|f| self.device.push_error_scope(f)));
         let operands = self.layout(bindings);
         let layout = self.device.create_pipeline_layout(&wgpu::PipelineLayoutDescriptor {
             label: Some(name),
             bind_group_layouts: &[Some(&operands), Some(&self.params_layout)],
             immediate_size: 0,
         });
-        let module = self.device.create_shader_module(wgpu::ShaderModuleDescriptor {
-            label: Some(name),
-            source: wgpu::ShaderSource::Wgsl(source.into()),
-        });
-        self.check(&format!("reading the shader of {name}"), 0)?;
+        let descriptor =
+            wgpu::ShaderModuleDescriptor { label: Some(name), source: wgpu::ShaderSource::Wgsl(source.into()) };
+        let checks = wgpu::ShaderRuntimeChecks {
+            bounds_checks: cfg!(debug_assertions),
+            force_loop_bounding: cfg!(debug_assertions),
+            ..wgpu::ShaderRuntimeChecks::checked()
+        };
+        // SAFETY: a launch's operands are as long as the operation says (`Launch`), what they hold is clamped by the shaders, and every
+        // loop is bounded by a parameter; debug builds, in which the suite runs, check both on the device.
+        let module = unsafe { self.device.create_shader_module_trusted(descriptor, checks) };
         let pipeline = self.device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
             label: Some(name),
             layout: Some(&layout),
@@ -336,10 +363,23 @@ impl Queue {
                 zero_initialize_workgroup_memory: false, // no shader here reads what it did not write
                 ..Default::default()
             },
-            cache: None,
+            cache: self.cache.as_ref().map(|c| &c.raw),
         });
-        self.check(&format!("compiling {name}"), 0)?;
-        Ok(pipeline)
+        let errors = scopes.into_iter().flatten().rev().filter_map(|scope| pollster::block_on(scope.pop()));
+        match errors.collect::<Vec<_>>().into_iter().next() {
+            Some(wgpu::Error::OutOfMemory { .. }) => {
+                Err(Error::OutOfMemory { device: self.name.clone(), bytes: 0, available: None })
+            }
+            Some(why) => Err(Error::device(&self.name, format_args!("compiling {name}"), why)),
+            None => self.check(name, 0).map(|()| pipeline),
+        }
+    }
+
+    /// Writes what the driver compiled, where it lets go of that.
+    pub(super) fn keep_compiled(&self) {
+        if let Some(cache) = &self.cache {
+            cache.save();
+        }
     }
 
     /// Records a launch; a full batch is submitted.
@@ -356,10 +396,15 @@ impl Queue {
         });
         let offset = state.params.len();
         state.params.extend_from_slice(bytemuck::cast_slice(launch.params));
+        state.params[offset + 4 * Kernel::FIRST_AT..][..4 * launch.firsts.len()]
+            .copy_from_slice(bytemuck::cast_slice(launch.firsts));
         state.params.resize(offset + PARAMS_BYTES, 0);
         state.names.push(launch.name.clone());
         let pass = &mut recording.pass;
-        pass.set_pipeline(launch.pipeline);
+        if state.set.as_ref() != Some(launch.pipeline) {
+            pass.set_pipeline(launch.pipeline);
+            state.set = Some(launch.pipeline.clone());
+        }
         pass.set_bind_group(0, &group, &[]);
         pass.set_bind_group(1, &self.params_group, &[offset as u32]);
         pass.dispatch_workgroups(launch.grid.0 as u32, launch.grid.1 as u32, 1);
@@ -370,6 +415,7 @@ impl Queue {
     fn flush(&self, state: &mut State) -> Result<()> {
         let Some(Recording { pass, encoder }) = state.recording.take() else { return Ok(()) };
         drop(pass);
+        state.set = None;
         self.queue.write_buffer(&self.params, 0, &state.params);
         self.queue.submit([encoder.finish()]);
         state.params.clear();
@@ -443,6 +489,23 @@ impl Queue {
         Ok(())
     }
 
+    /// Begins to copy bytes out, after what is recorded, and does not wait.
+    pub(super) fn read_later(&self, src: &View) -> Result<Later> {
+        let raw = raw(src, self.token)?;
+        let mut state = lock(&self.state);
+        self.check("reading", src.len())?;
+        self.flush(&mut state)?;
+        let first = src.offset() & !3;
+        let bytes = (src.offset() + src.len()).next_multiple_of(4) - first;
+        let staging = self.buffer(bytes.max(4), wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST)?;
+        let mut encoder = self.device.create_command_encoder(&Default::default());
+        encoder.copy_buffer_to_buffer(raw, first as u64, &staging, 0, bytes as u64);
+        self.queue.submit([encoder.finish()]);
+        self.check("reading", src.len())?;
+        let skip = src.offset() - first;
+        Ok(Later::new(self.name.clone(), self.device.clone(), staging, skip..skip + src.len()))
+    }
+
     /// Copies whole words out through staging memory, which is kept.
     fn read_words(&self, state: &mut State, raw: &wgpu::Buffer, offset: usize, dst: &mut [u8]) -> Result<()> {
         for (i, chunk) in dst.chunks_mut(STAGING).enumerate() {
@@ -467,6 +530,38 @@ impl Queue {
             state.staging = Some(staging);
         }
         self.check("reading", dst.len())
+    }
+}
+
+/// What the driver compiled, kept from one process to the next: a file's worth of bytes that only the driver reads.
+#[derive(Debug)]
+pub(super) struct Cache {
+    raw: wgpu::PipelineCache,
+    path: PathBuf,
+    found: Vec<u8>,
+}
+
+impl Cache {
+    /// Reads the file, where there is one; `device` was opened with the feature.
+    pub(super) fn open(device: &wgpu::Device, path: PathBuf) -> Cache {
+        let found = std::fs::read(&path).unwrap_or_default();
+        let data = (!found.is_empty()).then_some(&found[..]);
+        let descriptor = wgpu::PipelineCacheDescriptor { label: Some("tesela"), data, fallback: true };
+        // SAFETY: the bytes are what `get_data` gave: the file is written by `save` alone, whole and then renamed, and named after the
+        // adapter and its driver; wgpu compares its header with both and with a hash of the driver's, and begins anew where they differ.
+        let raw = unsafe { device.create_pipeline_cache(&descriptor) };
+        Cache { raw, path, found }
+    }
+
+    /// Written beside and renamed, so that a reader sees the old file or the new one. A cache that cannot be kept is no error.
+    fn save(&self) {
+        let Some(data) = self.raw.get_data().filter(|d| *d != self.found) else { return };
+        let beside = self.path.with_extension(format!("{}.{:?}", std::process::id(), std::thread::current().id()));
+        let folder = self.path.parent().map_or(Ok(()), std::fs::create_dir_all);
+        let written = folder.and_then(|()| std::fs::write(&beside, data));
+        if written.and_then(|()| std::fs::rename(&beside, &self.path)).is_err() {
+            let _ = std::fs::remove_file(&beside);
+        }
     }
 }
 

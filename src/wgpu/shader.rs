@@ -115,7 +115,8 @@ impl Kernel {
     /// Uses what the device offers where the shader has a use for it.
     pub(super) fn enable(&mut self, able: &Abilities) {
         let reduces = self.flags.iter().any(|f| matches!(*f, "reduce" | "pick"));
-        self.flag("subgroups", able.subgroups && reduces);
+        let cooperates = self.flags.contains(&"cooperative");
+        self.flag("subgroups", able.subgroups && (reduces || cooperates));
     }
 
     /// A constant: `NAME` in the shader, and the count of a `#repeat`.
@@ -214,7 +215,11 @@ impl Kernel {
 
     /// The whole text of the shader.
     pub(super) fn source(&self) -> Result<String> {
-        let mut text = String::from("struct Params {\n");
+        let mut text = String::new();
+        if self.flags.contains(&"cooperative") {
+            text += "enable f16;\nenable wgpu_cooperative_matrix;\n";
+        }
+        text += "struct Params {\n";
         for (name, value) in self.all_params() {
             let ty = if matches!(value, Value::Real(_)) { "f32" } else { "u32" };
             let _ = writeln!(text, "    {name}: {ty},");

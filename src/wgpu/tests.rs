@@ -155,3 +155,63 @@ fn a_launch_costs_the_host_little() {
         assert!(best.as_micros() < 60, "{best:?}");
     }
 }
+
+/// What is read later holds what was there when it was asked for, and other work goes on meanwhile.
+#[test]
+fn reading_later_does_not_wait() {
+    for device in devices() {
+        let whole = View::whole(device.alloc(64).unwrap());
+        device.write(&whole, &[7; 64]).unwrap();
+        let (all, part) = (device.read_later(&whole).unwrap(), device.read_later(&whole.slice(5, 9).unwrap()).unwrap());
+        device.write(&whole, &[8; 64]).unwrap();
+        assert_eq!(pollster::block_on(part).unwrap(), [7; 9]);
+        assert_eq!(pollster::block_on(all).unwrap(), [7; 64]);
+        assert!(pollster::block_on(device.read_later(&whole.slice(0, 0).unwrap()).unwrap()).unwrap().is_empty());
+    }
+}
+
+/// Four threads plan the same operations, on two openings of one adapter: every pipeline is compiled once for each.
+#[test]
+fn pipelines_are_compiled_side_by_side_and_once() {
+    let instance = wgpu::Instance::new(wgpu::InstanceDescriptor::new_without_display_handle());
+    for adapter in pollster::block_on(instance.enumerate_adapters(wgpu::Backends::all())) {
+        let opened: Vec<Wgpu> =
+            (0..2).map(|_| open(&adapter, "twice".into(), &OpenOptions::default()).unwrap()).collect();
+        let ops: Vec<Op> =
+            ["a=f32:64 b=f32:64 out=f32:64", "a=f16:64 b=f32:64 out=f32:64", "a=f32:64 b=f32:64 out=f16:64"]
+                .map(|o| format!("elementwise {o}").parse().unwrap())
+                .into();
+        std::thread::scope(|scope| {
+            for device in opened.iter().chain(&opened) {
+                scope.spawn(|| ops.iter().for_each(|op| assert_eq!(device.plan(op).unwrap().len(), 1)));
+            }
+        });
+        for device in &opened {
+            assert_eq!(device.pipelines.len(), ops.len());
+            device.sync().unwrap();
+        }
+    }
+}
+
+#[test]
+fn what_a_driver_compiled_is_kept_in_a_folder() {
+    let folder = std::env::temp_dir().join(format!("tesela-shaders-{}", std::process::id()));
+    let options = OpenOptions { cache_folder: Some(folder.clone()), ..OpenOptions::default() };
+    for round in 0..3 {
+        let devices = open_all(&options).0;
+        let none = devices.is_empty();
+        for device in devices {
+            let op: Op = "elementwise a=f32:64 b=f32:64 out=f32:64".parse().unwrap();
+            device.plan(&op).unwrap();
+        }
+        let files: Vec<_> = std::fs::read_dir(&folder).into_iter().flatten().map(|f| f.unwrap().path()).collect();
+        assert!(none || !files.is_empty(), "round {round}: nothing was kept");
+        for file in &files {
+            assert!(file.extension().is_none(), "{} was left behind", file.display());
+            if round == 1 {
+                std::fs::write(file, b"not what any driver wrote").unwrap();
+            }
+        }
+    }
+    let _ = std::fs::remove_dir_all(&folder);
+}
