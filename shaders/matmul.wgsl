@@ -5,6 +5,7 @@
 // `cooperative`: 4 subgroups compute 64 x 64 from tiles of 32 elements of k in f16, 32 x 32 each, by the device's own products of
 //   EDGE x EDGE matrices, summed in f32.
 // `gemv`: 64 threads share the sums of one column for up to ROWS rows: each weight is decoded once.
+//   Four columns a workgroup, for one reading of x, lost: 1.4 (q8_0) to 1.7 times (q4_k) as long on lavapipe, 1 x 1024 x 4096.
 // `element`: a thread per output: integer products, which wrap.
 // `grouped`: rows of x are sorted by expert; a tile's rows all belong to one.
 
