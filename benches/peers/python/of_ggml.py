@@ -1,7 +1,7 @@
 """ggml and ik_llama.cpp through their C interface: products, attention, norms, softmax, functions.
 
 TESELA_GGML and TESELA_IK name the folders of their libraries, as tools/peers builds them for this machine. `repack` puts the weights into
-the buffers that interleave them, which llama.cpp does unless told otherwise.
+the buffers that interleave them, which llama.cpp does unless told otherwise; `ik repacked` interleaves them as ik_llama.cpp's -rtr does.
 """
 import ctypes as C, os, pathlib
 import numpy as np
@@ -40,7 +40,7 @@ class Library:
 
 
 def start(threads, variant):
-    variable = "TESELA_IK" if variant == "ik" else "TESELA_GGML"
+    variable = "TESELA_IK" if variant.startswith("ik") else "TESELA_GGML"
     if variable not in os.environ:
         raise ImportError(f"{variable} is not set: tools/peers --ggml builds the library")
     lib = Library(os.environ[variable])
@@ -57,6 +57,8 @@ def start(threads, variant):
     free_buffer = lib.get("ggml_backend_buffer_free", None, P)
     backend = lib.get("ggml_backend_cpu_init", P)()
     lib.get("ggml_backend_cpu_set_n_threads", None, P, I)(backend, threads)
+    interleaved = variant in ("repack", "ik repacked")  # for products alone
+    repack = lib.get("iqk_repack_tensor", None, P) if variant == "ik repacked" else None
     repacked = None
     if variant == "repack":
         device = lib.get("ggml_backend_get_device", P, P)(backend)
@@ -92,7 +94,7 @@ def start(threads, variant):
     def fill(t, data):
         set_(t, data, 0, len(data))
 
-    def ready(memories, main, contents, results, shape):
+    def ready(memories, main, contents, results, shape, weights=()):
         """Allocates, fills, and makes a graph of each result. `main` is last: it holds the results."""
         for m in memories:
             m.buffer = allocate_from(m.context, repacked) if repacked and m is not main else allocate(m.context, backend)
@@ -100,6 +102,8 @@ def start(threads, variant):
                 raise MemoryError("no buffer")
         for t, data in contents:
             fill(t, data)
+        for t in weights if repack else []:
+            repack(t)
         graphs = []
         for r in results:
             g = graph(main.context)
@@ -125,18 +129,20 @@ def start(threads, variant):
             raise TypeError(f"no product of {x}, {w}, {out}")
         if variant == "repack" and (w not in REPACKED or op.shape["w"][0] % 8):
             raise TypeError(f"{w} is not repacked")
+        if repack and (w in ("f32", "f16") or op.shape["w"][0] % 16):
+            raise TypeError(f"{w} is not repacked")
         mul = lib.get("ggml_mul_mat", P, P, P, P)
         main, weights = Memory(), Memory()
         a = main.tensor("f32", op.shape["x"])
         w = [weights.tensor(w, op.shape["w"]) for _ in range(sets)]
         contents = [(a, op.data["x"])] + [(t, op.data["w"]) for t in w]
-        return ready([weights, main], main, contents, [mul(main.context, t, a) for t in w], op.shape["out"])
+        return ready([weights, main], main, contents, [mul(main.context, t, a) for t in w], op.shape["out"], w)
 
     def attention(op, _):
         causal = "causal=true" in op.rest
         op.only("q k v out", ["causal=true"] if causal else [])
         (b, q, heads, d), (_, kv, kv_heads, _) = op.shape["q"], op.shape["k"]
-        if b != 1 or op.type["q"] != "f32" or variant == "repack":
+        if b != 1 or op.type["q"] != "f32" or interleaved:
             raise TypeError("one sequence, f32 queries")
         flash = lib.get("ggml_flash_attn_ext", P, P, P, P, P, P, F, F, F)
         main = Memory()
@@ -160,7 +166,7 @@ def start(threads, variant):
         return np.frombuffer(op.data[n], np.uint8).reshape(t, h, -1)
 
     def rows(op, names, make):
-        if set(op.type.values()) != {"f32"} or variant == "repack":
+        if set(op.type.values()) != {"f32"} or interleaved:
             raise TypeError("f32 alone")
         main = Memory()
         t = [main.tensor("f32", op.shape[n]) for n in names]

@@ -23,6 +23,7 @@ MODULES = {
     "ggml": ("of_ggml", "plain"),
     "ggml repack": ("of_ggml", "repack"),
     "ik_llama.cpp": ("of_ggml", "ik"),
+    "ik_llama.cpp repacked": ("of_ggml", "ik repacked"),
 }
 clock = time.process_time_ns if threads == 1 else time.perf_counter_ns
 answers = os.fdopen(os.dup(1), "w")

@@ -12,7 +12,8 @@ use serde_json::{Value, json};
 use tesela::{Op, bench::Rival};
 
 /// What `python/worker.py` can be.
-pub const NAMES: &[&str] = &["numpy", "blis", "onnxruntime", "torch", "ggml", "ggml repack", "ik_llama.cpp"];
+pub const NAMES: &[&str] =
+    &["numpy", "blis", "onnxruntime", "torch", "ggml", "ggml repack", "ik_llama.cpp", "ik_llama.cpp repacked"];
 
 pub struct Worker {
     name: String,
