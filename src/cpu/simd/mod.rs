@@ -371,11 +371,11 @@ impl Isa {
         all.iter().find(|i| i.name() == wanted).or(all.first()).copied().unwrap_or(Isa::Scalar(Scalar))
     }
 
-    /// True where 8-bit integers have a dot product of their own.
+    /// True where 8-bit integers have a dot product of their own, of vectors of 64 bytes: what the kernels of quantized weights are written for.
     pub(crate) fn dots(self) -> bool {
         #[inline(always)]
         fn dots<S: Simd>(_: S) -> bool {
-            S::DOTS
+            S::DOTS && S::LANES == 16
         }
         simd!(self, s => dots(s))
     }
