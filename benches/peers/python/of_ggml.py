@@ -129,6 +129,8 @@ def start(threads, variant):
             raise TypeError(f"no product of {x}, {w}, {out}")
         if variant == "repack" and (w not in REPACKED or op.shape["w"][0] % 8):
             raise TypeError(f"{w} is not repacked")
+        if variant.startswith("ik") and w in ("tq1_0", "tq2_0"):
+            raise TypeError(f"it aborts on {w}")
         if repack and (w in ("f32", "f16") or op.shape["w"][0] % 16):
             raise TypeError(f"{w} is not repacked")
         mul = lib.get("ggml_mul_mat", P, P, P, P)

@@ -16,6 +16,8 @@ pub const NAMES: &[&str] =
     &["numpy", "blis", "onnxruntime", "torch", "ggml", "ggml repack", "ik_llama.cpp", "ik_llama.cpp repacked"];
 
 pub struct Worker {
+    python: PathBuf,
+    threads: usize,
     name: String,
     version: String,
     child: Child,
@@ -36,7 +38,16 @@ impl Worker {
         };
         let file = std::env::temp_dir().join(format!("tesela-peers-{}-{name}", std::process::id()));
         let answer = BufReader::new(answer);
-        let mut worker = Worker { name: name.into(), version: String::new(), child, ask, answer, file };
+        let mut worker = Worker {
+            python: python.into(),
+            threads,
+            name: name.into(),
+            version: String::new(),
+            child,
+            ask,
+            answer,
+            file,
+        };
         worker.version = worker.hear()?["version"].as_str().unwrap_or_default().into();
         Ok(worker)
     }
@@ -78,6 +89,9 @@ impl Rival for Worker {
     }
 
     fn prepare(&mut self, op: &Op, operands: &[Vec<u8>], sets: usize) -> Result<(), String> {
+        if !matches!(self.child.try_wait(), Ok(None)) {
+            *self = Worker::start(&self.python.clone(), &self.name.clone(), self.threads)?; // it aborted on the last operation
+        }
         fs::write(&self.file, operands.concat()).map_err(|e| e.to_string())?;
         let sizes: Vec<(&str, usize)> = op.operands().iter().zip(operands).map(|(o, b)| (o.name, b.len())).collect();
         let file = self.file.clone();
