@@ -374,15 +374,9 @@ const FAULTS: &[(&str, &str, Fault)] = &[
         "the halves of a block swapped",
         "matmul q4_0",
         Fault::Inputs(|_, arrays| {
-            if of(arrays, "w").spec.dtype() == DType::Q4_0 {
-                arrays
-                    .get_mut("w")
-                    .unwrap()
-                    .data
-                    .as_chunks_mut::<32>()
-                    .0
-                    .iter_mut()
-                    .for_each(|block| block.rotate_left(16));
+            let w = arrays.get_mut("w").unwrap();
+            if w.spec.dtype() == DType::Q4_0 {
+                w.data.as_chunks_mut::<32>().0.iter_mut().for_each(|block| block.rotate_left(16));
             }
         }),
     ),
@@ -468,11 +462,8 @@ const FAULTS: &[(&str, &str, Fault)] = &[
                 let (rows, answer) = (a.q.shape()[1], a.out.numel() / (a.q.shape()[0] * a.q.shape()[1]).max(1));
                 let question = a.q.numel() / (a.q.shape()[0] * rows).max(1);
                 let mut moved = arrays.clone();
-                let q = of(&moved, "q")
-                    .data
-                    .chunks(question * rows)
-                    .flat_map(|b| [&b[question..], &b[..question]].concat())
-                    .collect();
+                let q = of(&moved, "q").data.chunks(question * rows);
+                let q = q.flat_map(|b| [&b[question..], &b[..question]].concat()).collect();
                 set(&mut moved, "q", q);
                 op.reference(&mut moved).unwrap();
                 let out = of(&moved, "out").data.chunks(answer * rows);
@@ -486,9 +477,8 @@ const FAULTS: &[(&str, &str, Fault)] = &[
         "kv_append",
         Fault::Outputs(|op, arrays, before| {
             for o in op.operands().iter().filter(|o| o.role == Role::InOut) {
-                let old = &of(before, o.name).data;
-                let data =
-                    of(arrays, o.name).data.iter().zip(old).map(|(n, o)| if n == o { 0.0 } else { *n }).collect();
+                let (new, old) = (&of(arrays, o.name).data, &of(before, o.name).data);
+                let data = new.iter().zip(old).map(|(n, o)| if n == o { 0.0 } else { *n }).collect();
                 set(arrays, o.name, data);
             }
         }),
