@@ -85,17 +85,21 @@ DEV float load_float(const Tensor& t, i64 i) {
     }
 }
 
-// Of an operand of any type.
-DEV float load(const Tensor& t, i64 i) {
+// Of an operand of any type but blocks.
+DEV float load_plain(const Tensor& t, i64 i) {
     switch (t.type) {
-        case F32: case F16: case BF16: return load_float(t, i);
         case F8E4M3: return f8e4m3_decode(t.data[i]);
         case F8E5M2: return f8e5m2_decode(t.data[i]);
         case I8: return (float)((const signed char*)t.data)[i];
         case U8: return (float)t.data[i];
         case I32: return (float)((const int*)t.data)[i];
-        default: return load_block(t.type, t.data, i);
+        default: return load_float(t, i);
     }
+}
+
+// Of an operand of any type.
+DEV float load(const Tensor& t, i64 i) {
+    return t.type < Q4_0 ? load_plain(t, i) : load_block(t.type, t.data, i);
 }
 
 DEV int load_index(const Tensor& t, i64 i) {

@@ -27,6 +27,12 @@ pub(super) trait Driver: Debug + Send + Sync {
 
     /// Waits for everything enqueued.
     fn sync(&self) -> Result<(), Failure>;
+
+    /// How many multiprocessors the device has.
+    fn processors(&self) -> usize;
+
+    /// Compute capability: 9 and 0 are Hopper.
+    fn capability(&self) -> (i32, i32);
 }
 
 /// A loaded kernel.
@@ -35,7 +41,16 @@ pub(super) trait Function: Debug + Send + Sync {
     ///
     /// # Safety
     /// The parameters are the kernel's own struct, and every address in them is valid for what the kernel does with it.
-    unsafe fn launch(&self, params: &Params, blocks: u32, threads: u32) -> Result<(), Failure>;
+    unsafe fn launch(&self, params: &Params, grid: Grid) -> Result<(), Failure>;
+}
+
+/// One-dimensional blocks of one-dimensional threads.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Grid {
+    pub(super) blocks: u32,
+    pub(super) threads: u32,
+    /// Bytes of shared memory beyond what the kernel declares.
+    pub(super) shared: u32,
 }
 
 /// Why the driver could not.

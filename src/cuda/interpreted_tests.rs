@@ -6,7 +6,7 @@ use ptxemu::{Grid, Memory, Module};
 
 use super::{
     Cuda,
-    driver::{Driver, Failure, Function, Params},
+    driver::{self, Driver, Failure, Function, Params},
     module::KERNELS,
 };
 use crate::backend::{DeviceInfo, Kind};
@@ -70,6 +70,14 @@ impl Driver for Interpreter {
     fn sync(&self) -> Result<(), Failure> {
         Ok(())
     }
+
+    fn processors(&self) -> usize {
+        8
+    }
+
+    fn capability(&self) -> (i32, i32) {
+        (9, 0) // the kernels of sm_90a and, as on any device, those of sm_80
+    }
 }
 
 struct Interpreted {
@@ -85,15 +93,15 @@ impl std::fmt::Debug for Interpreted {
 }
 
 impl Function for Interpreted {
-    unsafe fn launch(&self, params: &Params, blocks: u32, threads: u32) -> Result<(), Failure> {
-        let grid = Grid { blocks: [blocks, 1, 1], threads, shared: 0 };
+    unsafe fn launch(&self, params: &Params, grid: driver::Grid) -> Result<(), Failure> {
+        let grid = Grid { blocks: [grid.blocks, 1, 1], threads: grid.threads, shared: grid.shared as usize };
         let params = bytemuck::cast_slice(&params.0);
         let run = self.module.launch(&self.entry, &mut self.memory.lock(), params, grid, 1);
         run.map(|_| ()).map_err(Failure::Other)
     }
 }
 
-fn device() -> Cuda {
+pub(super) fn device() -> Cuda {
     Cuda::new(DeviceInfo::new("cuda", "interpreter", Kind::SoftwareGpu), Arc::new(Interpreter::default()), LIMIT)
 }
 

@@ -9,7 +9,7 @@ use crate::{
 };
 
 use super::{
-    driver::{Device, Function, Params},
+    driver::{Device, Function, Grid, Params},
     module::Modules,
 };
 
@@ -36,13 +36,30 @@ pub(super) struct Kernel {
     table: Option<(Vec<u64>, usize)>,
     pub(super) blocks: usize,
     pub(super) threads: u32,
+    /// Bytes of shared memory beyond what the kernel declares, and of scratch memory.
+    pub(super) shared: usize,
+    pub(super) scratch: usize,
+    /// Operands that must begin at a multiple of 16 bytes.
+    pub(super) aligned: Vec<&'static str>,
 }
 
 impl Kernel {
     pub(super) fn new(op: &Op, family: &'static str, entry: &'static str) -> Kernel {
         let operands = op.operands();
-        let (words, tensors) = (Vec::new(), Vec::new());
-        Kernel { op: *op, operands, family, entry, words, tensors, table: None, blocks: 0, threads: 256 }
+        Kernel {
+            op: *op,
+            operands,
+            family,
+            entry,
+            words: Vec::new(),
+            tensors: Vec::new(),
+            table: None,
+            blocks: 0,
+            threads: 256,
+            shared: 0,
+            scratch: 0,
+            aligned: Vec::new(),
+        }
     }
 
     /// `Tensor` of types.cuh: all zero where the operand is absent, else its strides, 0 along dimensions of extent 1.
@@ -80,9 +97,20 @@ impl Kernel {
         self.words.push(0);
     }
 
+    /// The address of the scratch memory.
+    pub(super) fn scratch_address(&mut self) {
+        self.tensors.push((self.operands.len(), self.words.len()));
+        self.words.push(0);
+    }
+
     /// A `u64`.
     pub(super) fn word(&mut self, value: usize) {
         self.words.push(value as u64);
+    }
+
+    /// Another value for a `u64`.
+    pub(super) fn replace_word(&mut self, at: usize, value: usize) {
+        self.words[at] = value as u64;
     }
 
     /// Two 32-bit fields beside each other.
@@ -116,8 +144,11 @@ impl Kernel {
         let types: Vec<&str> = self.operands.iter().take(2).map(|o| o.spec.dtype().name()).collect();
         let types = if types[0] == types[types.len() - 1] { types[0].into() } else { types.join("-") };
         let name = format!("cuda-{types}-{}", self.entry);
-        let (op, device, tensors, threads) = (self.op, device.clone(), self.tensors, self.threads);
-        Ok(Compiled { name, op, device, function, params, tensors, _table: table, blocks, threads, determinism })
+        let grid = Grid { blocks, threads: self.threads, shared: self.shared as u32 };
+        let aligned =
+            self.aligned.iter().filter_map(|name| self.operands.iter().position(|o| o.name == *name)).collect();
+        let (op, device, tensors, scratch) = (self.op, device.clone(), self.tensors, self.scratch);
+        Ok(Compiled { name, op, device, function, params, tensors, _table: table, grid, scratch, aligned, determinism })
     }
 }
 
@@ -131,9 +162,17 @@ pub(super) struct Compiled {
     params: Params,
     tensors: Vec<(usize, usize)>,
     _table: Option<View>, // kept for its address in `params`
-    blocks: u32,
-    threads: u32,
+    grid: Grid,
+    scratch: usize,
+    aligned: Vec<usize>,
     determinism: Determinism,
+}
+
+impl Compiled {
+    /// Whether the operands begin where the kernel needs them to.
+    fn serves(&self, args: &[View]) -> bool {
+        self.aligned.iter().all(|&i| args[i].offset().is_multiple_of(16))
+    }
 }
 
 impl Plan for Compiled {
@@ -149,17 +188,65 @@ impl Plan for Compiled {
         self.determinism
     }
 
-    unsafe fn launch(&self, args: &[View], _scratch: Option<&View>) -> Result<()> {
-        if self.blocks == 0 {
+    fn scratch(&self) -> usize {
+        self.scratch
+    }
+
+    unsafe fn launch(&self, args: &[View], scratch: Option<&View>) -> Result<()> {
+        if self.grid.blocks == 0 {
             return Ok(());
         }
         let mut params = self.params;
         for &(operand, word) in &self.tensors {
-            params.0[word] = self.device.address(&args[operand])?;
+            params.0[word] = match args.get(operand).or(scratch) {
+                Some(view) => self.device.address(view)?,
+                None => 0,
+            };
         }
         // SAFETY: the caller promises that the views are the operation's operands, which the strides and extents in the
         // parameters were made from.
-        let launched = unsafe { self.function.launch(&params, self.blocks, self.threads) };
+        let launched = unsafe { self.function.launch(&params, self.grid) };
         launched.map_err(|e| self.device.failed(&self.name, 0, e))
+    }
+}
+
+/// Kernels one after the other, where the operands begin at multiples of 16 bytes; elsewhere another.
+#[derive(Debug)]
+pub(super) struct Sequence {
+    pub(super) steps: Vec<Compiled>,
+    pub(super) otherwise: Arc<Compiled>,
+}
+
+impl Sequence {
+    /// The step that names the whole: the one that multiplies, not what prepares or finishes it.
+    fn main(&self) -> &Compiled {
+        self.steps.iter().max_by_key(|s| s.aligned.len()).unwrap_or(&self.otherwise)
+    }
+}
+
+impl Plan for Sequence {
+    fn name(&self) -> &str {
+        self.main().name()
+    }
+
+    fn op(&self) -> Op {
+        self.otherwise.op
+    }
+
+    fn determinism(&self) -> Determinism {
+        self.main().determinism
+    }
+
+    fn scratch(&self) -> usize {
+        self.steps.iter().map(|s| s.scratch).max().unwrap_or(0)
+    }
+
+    unsafe fn launch(&self, args: &[View], scratch: Option<&View>) -> Result<()> {
+        if !self.steps.iter().all(|s| s.serves(args)) {
+            // SAFETY: the caller's promise.
+            return unsafe { self.otherwise.launch(args, None) };
+        }
+        // SAFETY: the caller's promise; the scratch memory is as long as the longest step asks.
+        self.steps.iter().try_for_each(|s| unsafe { s.launch(args, scratch) })
     }
 }

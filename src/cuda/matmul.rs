@@ -1,28 +1,291 @@
-use super::kernel::{Kernel, activation};
+//! Which kernels multiply matrices, best first: see the heads of kernels/gemv.cu, gemm.cu, gemm_mixed.cu and matmul.cu.
+
+use std::sync::Arc;
+
+use super::{
+    driver::Device,
+    kernel::{Compiled, Kernel, Sequence, activation},
+    module::Modules,
+};
 use crate::{
-    error::Result,
-    op::{Determinism, Features, Matmul, Op},
+    backend::{Plan, Plans},
+    dtype::DType,
+    error::{Error, Result},
+    layout::Spec,
+    op::{Activation, Determinism, Features, Matmul, Numerics, Op, Operands, Real},
 };
 
-/// Up to this many rows each output is summed by a warp of its own; beyond, tiles of 64 x 64 share their operands.
-const GEMV_ROWS: usize = 4;
+/// Up to this many rows a warp sums an output of its own, in the kernels for every type; beyond, tiles share their operands.
+const FEW: usize = 4;
 
-pub(super) fn kernel(op: &Op, o: &Matmul) -> Result<Kernel> {
-    let epilogue = Features::BIAS | Features::ACTIVATION | Features::GATED | Features::RESIDUAL | Features::SCALE;
-    op.require(epilogue | Features::BATCH | Features::STRIDED | Features::BROADCAST | Features::DETERMINISM)?;
+/// Up to this many rows of x the kernels of gemv.cu take.
+const GEMV_ROWS: usize = 8;
+
+pub(super) fn plans(op: &Op, o: &Matmul, device: &Arc<Device>, modules: &Modules) -> Result<Plans> {
+    op.require(Features::all())?;
     let (batch, m, n, k) = o.dims();
-    // The same kernel for every number of rows, where a row's bits may not depend on its company.
-    let gemv = m <= GEMV_ROWS && op.determinism() < Determinism::BatchInvariant;
-    let mut kernel = Kernel::new(op, "matmul", if gemv { "gemv" } else { "tiled" });
-    for name in ["x", "w", "out", "up", "bias", "residual"] {
-        kernel.tensor(name)?;
-    }
-    kernel.extents(o.out.shape(), 2, 2);
-    [m, n, k, batch * m * n].into_iter().for_each(|v| kernel.word(v));
-    kernel.pair(activation(o.act), o.scale.get().to_bits());
-    (kernel.threads, kernel.blocks) = match gemv {
-        true => (128, (batch * m * n).div_ceil(4)),
-        false => (256, batch * m.div_ceil(64) * n.div_ceil(64)),
+    let w_scales = o.w_scale.map_or(0, |s| match (s.rank(), s.dim(0)) {
+        (2, _) => BLOCKS,
+        (_, 1) => 1,
+        _ => 2,
+    });
+    let product = Product {
+        op,
+        operands: op.operands(),
+        sizes: [batch, m, n, k, 0],
+        act: o.act,
+        scale: o.scale,
+        w_scales,
+        numerics: o.numerics,
     };
-    Ok(kernel)
+    product.plans(device, modules)
+}
+
+/// `w_scales` of kernels/common/product.cuh.
+const BLOCKS: u32 = 3;
+
+/// A product of matrices, or of groups of rows with a matrix each.
+pub(super) struct Product<'a> {
+    pub(super) op: &'a Op,
+    pub(super) operands: Operands,
+    /// Batch, m, n, k, groups.
+    pub(super) sizes: [usize; 5],
+    pub(super) act: Activation,
+    pub(super) scale: Real,
+    pub(super) w_scales: u32,
+    pub(super) numerics: Numerics,
+}
+
+/// A kernel: its file, its name, rows of x and columns of w that a block computes.
+struct Choice {
+    family: &'static str,
+    entry: &'static str,
+    tile: (usize, usize),
+}
+
+impl Product<'_> {
+    pub(super) fn plans(&self, device: &Arc<Device>, modules: &Modules) -> Result<Plans> {
+        let [batch, m, n, k, groups] = self.sizes;
+        if m > i32::MAX as usize || k >= 1 << 29 {
+            return Err(Error::unsupported(self.op, "more rows or terms than the kernels count"));
+        }
+        let asked = self.op.determinism();
+        let integers =
+            matches!(self.spec("x").map(Spec::dtype), Some(DType::I8 | DType::U8)) && self.w_scales != BLOCKS;
+        // The same kernel for every number of rows, where a row's bits may not depend on its company.
+        let few = (if groups > 0 { m / groups } else { m }) <= FEW && asked < Determinism::BatchInvariant;
+        let mut general = self.kernel(
+            "matmul",
+            ["tiled", "tiled_int", "gemv", "gemv_int"][2 * usize::from(few) + usize::from(integers)],
+        )?;
+        (general.threads, general.blocks) = match few {
+            true => (128, (batch * m * n).div_ceil(4)),
+            false => (256, self.tiles_down(64) * n.div_ceil(64)),
+        };
+        let promised = if asked < Determinism::BatchInvariant { Determinism::ThreadCount } else { asked };
+        let general = Arc::new(general.compile(device, modules, promised)?);
+        let mut plans: Plans = Vec::new();
+        if asked < Determinism::BatchInvariant && batch * m * n * k > 0 {
+            let processors = device.driver.processors();
+            // PTX for sm_90a loads on compute capability 9.0 alone.
+            let wide = if device.driver.capability() == (9, 0) { self.wide(processors)? } else { None };
+            for steps in [self.few_rows()?, wide, self.tensor_cores(processors)?].into_iter().flatten() {
+                let steps = steps
+                    .into_iter()
+                    .map(|s| s.compile(device, modules, promised))
+                    .collect::<Result<Vec<Compiled>>>()?;
+                plans.push(Arc::new(Sequence { steps, otherwise: general.clone() }) as Arc<dyn Plan>);
+            }
+        }
+        plans.push(general);
+        Ok(plans)
+    }
+
+    fn spec(&self, name: &str) -> Option<&Spec> {
+        self.operands.iter().find(|o| o.name == name).map(|o| &o.spec)
+    }
+
+    /// Every kernel's parameters: `Args` of kernels/common/product.cuh.
+    fn kernel(&self, family: &'static str, entry: &'static str) -> Result<Kernel> {
+        let mut kernel = Kernel::new(self.op, family, entry);
+        for name in ["x", "w", "out", "up", "bias", "residual", "x_scale", "w_scale", "row_scale"] {
+            kernel.tensor(name)?;
+        }
+        kernel.indices("offsets");
+        let [batch, m, n, k, groups] = self.sizes;
+        let shape = self.spec("out").map_or(&[][..], Spec::shape);
+        kernel.extents(shape, 2, 2);
+        [m, n, k, groups, batch, 1].into_iter().for_each(|v| kernel.word(v));
+        kernel.pair(activation(self.act), self.scale.get().to_bits());
+        kernel.pair(self.w_scales, u32::from(self.direct()));
+        kernel.scratch_address();
+        let (elements, bytes) = self.spec("w").map_or((1, 1), |w| w.dtype().block());
+        kernel.pair(elements as u32, bytes as u32);
+        Ok(kernel)
+    }
+
+    /// Whether the sums are the result, and rows of out begin at multiples of 16 bytes.
+    fn direct(&self) -> bool {
+        let plain = self.operands.iter().all(|o| matches!(o.name, "x" | "w" | "out" | "offsets"));
+        let dense = self.spec("out").is_some_and(aligned_rows);
+        plain && dense && self.act == Activation::None && self.scale == Real::ONE
+    }
+
+    /// How many tiles of `height` rows there are at most.
+    fn tiles_down(&self, height: usize) -> usize {
+        let [batch, m, _, _, groups] = self.sizes;
+        match groups {
+            0 => batch * m.div_ceil(height),
+            _ => m / height + m.min(groups + 2),
+        }
+    }
+
+    /// Whether each row of x, w and up begins at a multiple of 16 bytes, if the operand does.
+    fn aligned(&self, multiple: usize) -> bool {
+        let ok = |name| self.spec(name).is_none_or(|s| s.dtype().is_quantized() || aligned_rows(s));
+        self.sizes[3].is_multiple_of(multiple) && ["x", "w", "up"].into_iter().all(ok)
+    }
+
+    fn types(&self) -> Option<(DType, DType)> {
+        Some((self.spec("x")?.dtype(), self.spec("w")?.dtype()))
+    }
+
+    /// Up to 8 rows of x.
+    fn few_rows(&self) -> Result<Option<Vec<Kernel>>> {
+        let [batch, m, n, k, groups] = self.sizes;
+        let Some((x, w)) = self.types() else { return Ok(None) };
+        let served = x.is_float() && (w.is_float() || w.is_quantized()) && self.w_scales == 0 && batch == 1;
+        let few = if groups > 0 { m <= 4 * groups } else { m <= GEMV_ROWS };
+        if !served || !few || !self.aligned(8) {
+            return Ok(None);
+        }
+        let dot = self.numerics == Numerics::Fast && w.is_quantized();
+        let one = groups > 0 || m == 1;
+        let entry = match (dot, w, one) {
+            (false, DType::Q4_0, true) => "exact_q4_0_1",
+            (false, DType::Q4_0, false) => "exact_q4_0_8",
+            (false, DType::Q8_0, true) => "exact_q8_0_1",
+            (false, DType::Q8_0, false) => "exact_q8_0_8",
+            (false, DType::Q4_K, true) => "exact_q4_k_1",
+            (false, DType::Q4_K, false) => "exact_q4_k_8",
+            (false, DType::Q6_K, true) => "exact_q6_k_1",
+            (false, DType::Q6_K, false) => "exact_q6_k_8",
+            (false, _, true) => "exact_any_1",
+            (false, _, false) => "exact_any_8",
+            (true, DType::Q4_0, true) => "dot_q4_0_1",
+            (true, DType::Q4_0, false) => "dot_q4_0_8",
+            (true, DType::Q8_0, true) => "dot_q8_0_1",
+            (true, DType::Q8_0, false) => "dot_q8_0_8",
+            (true, DType::Q4_K, true) => "dot_q4_k_1",
+            (true, DType::Q4_K, false) => "dot_q4_k_8",
+            (true, DType::Q6_K, true) => "dot_q6_k_1",
+            (true, DType::Q6_K, false) => "dot_q6_k_8",
+            (true, _, true) => "dot_any_1",
+            (true, _, false) => "dot_any_8",
+        };
+        let mut main = self.kernel("gemv", entry)?;
+        let outputs = if groups > 0 { m * n } else { n };
+        (main.threads, main.blocks, main.aligned) = (128, outputs.div_ceil(4), vec!["x", "w", "up"]);
+        if !dot {
+            return Ok(Some(vec![main]));
+        }
+        let mut quantize = self.kernel("gemv", "quantize")?;
+        (quantize.threads, quantize.blocks, quantize.aligned) = (128, (m * k).div_ceil(128 * 8), vec!["x"]);
+        main.scratch = m * k + m * k / 32 * 4;
+        Ok(Some(vec![quantize, main]))
+    }
+
+    /// Tiles on tensor cores.
+    fn tensor_cores(&self, processors: usize) -> Result<Option<Vec<Kernel>>> {
+        use DType::*;
+        let [_, m, _, _, groups] = self.sizes;
+        let Some((x, w)) = self.types() else { return Ok(None) };
+        let fast = self.numerics == Numerics::Fast;
+        let bytes = x.block().1;
+        // Rows that meet one weight, as far as can be known.
+        let rows = if groups > 0 { m.div_ceil(groups) } else { m };
+        let pick = |family, entries: [&'static str; 3]| {
+            let (entry, height) = match rows {
+                0..=16 => (entries[2], 16),
+                17..=64 if entries[1] != entries[0] => (entries[1], 64),
+                _ => (entries[0], 128),
+            };
+            Choice { family, entry, tile: (height, if self.spec("up").is_some() { 64 } else { 128 }) }
+        };
+        let choice = match (x, w) {
+            _ if self.w_scales == BLOCKS => return Ok(None),
+            (BF16, BF16) => pick("gemm", ["bf16_128", "bf16_64", "bf16_16"]),
+            (F16, F16) => pick("gemm", ["f16_128", "f16_64", "f16_16"]),
+            (F32, F32) if fast => pick("gemm", ["tf32_128", "tf32_64", "tf32_16"]),
+            (I8, I8) => pick("gemm", ["s8_128", "s8_64", "s8_16"]),
+            (U8, I8) => pick("gemm", ["u8s8_128", "u8s8_64", "u8s8_16"]),
+            (_, Q4_0) if fast => pick("gemm_mixed", ["q4_0_128", "q4_0_128", "q4_0_16"]),
+            (_, Q8_0) if fast => pick("gemm_mixed", ["q8_0_128", "q8_0_128", "q8_0_16"]),
+            (_, Q4_K) if fast => pick("gemm_mixed", ["q4_k_128", "q4_k_128", "q4_k_16"]),
+            (_, Q6_K) if fast => pick("gemm_mixed", ["q6_k_128", "q6_k_128", "q6_k_16"]),
+            (_, w) if fast && (w.is_float() || w.is_quantized()) => {
+                pick("gemm_mixed", ["any_128", "any_128", "any_16"])
+            }
+            _ => return Ok(None),
+        };
+        let mixed = choice.family == "gemm_mixed";
+        if !self.aligned(if mixed { 8 } else { 16 / bytes }) {
+            return Ok(None);
+        }
+        let (stages, step) = if mixed { (2, 32) } else { (4, 64 / bytes) };
+        let shared = stages * (choice.tile.0 + 128) * 64;
+        self.tiles(choice, shared, step, 2 * processors).map(Some)
+    }
+
+    /// Tiles on Hopper's tensor cores.
+    fn wide(&self, processors: usize) -> Result<Option<Vec<Kernel>>> {
+        let [_, m, _, _, groups] = self.sizes;
+        let entry = match self.types() {
+            Some((DType::BF16, DType::BF16)) => "bf16_wide",
+            Some((DType::F16, DType::F16)) => "f16_wide",
+            _ => return Ok(None),
+        };
+        let rows = if groups > 0 { m / groups } else { m };
+        if rows <= 64 || self.w_scales == BLOCKS || !self.aligned(8) {
+            return Ok(None);
+        }
+        let tile = (128, if self.spec("up").is_some() { 128 } else { 256 });
+        self.tiles(Choice { family: "gemm.sm_90a", entry, tile }, 4 * (48 << 10), 64, processors).map(Some)
+    }
+
+    /// A kernel of tiles, and where few tiles share k among them, so that `blocks` of them fill the device, one that adds their sums.
+    fn tiles(&self, choice: Choice, shared: usize, step: usize, blocks: usize) -> Result<Vec<Kernel>> {
+        let [batch, m, n, k, groups] = self.sizes;
+        let (height, width) = choice.tile;
+        let mut main = self.kernel(choice.family, choice.entry)?;
+        let tiles = self.tiles_down(height) * n.div_ceil(width);
+        // Partial sums are f32, of one matrix; each block has at least 8 steps.
+        let integers = matches!(self.types(), Some((DType::I8 | DType::U8, _)));
+        let shares = batch == 1 && groups == 0 && self.spec("up").is_none() && !integers;
+        let splits = if shares { (blocks / tiles).min(k.div_ceil(step) / 8).max(1) } else { 1 };
+        main.shared = shared.max(height * 128 * 4);
+        (main.threads, main.blocks, main.aligned) = (256, tiles * splits, vec!["x", "w", "up"]);
+        if self.direct() {
+            main.aligned.push("out");
+        }
+        if splits == 1 {
+            return Ok(vec![main]);
+        }
+        let mut sum = self.kernel("gemm", "sum_splits")?;
+        (sum.threads, sum.blocks) = (256, (m * n).div_ceil(256));
+        main.scratch = splits * m * n * 4;
+        main.replace_word(SPLITS, splits);
+        sum.replace_word(SPLITS, splits);
+        Ok(vec![main, sum])
+    }
+}
+
+/// The word of `splits` in `Args`: behind ten tensors, two extents, m, n, k, groups and batch.
+const SPLITS: usize = 10 * 8 + 7;
+
+/// Whether rows are dense and begin at multiples of 16 bytes, if the operand does.
+fn aligned_rows(s: &Spec) -> bool {
+    let bytes = s.dtype().block().1;
+    let row = |d: usize| s.dim(d) <= 1 || (s.stride(d) * bytes).is_multiple_of(16);
+    (s.dim(0) <= 1 || s.stride(0) == 1) && (1..s.rank()).all(row)
 }

@@ -8,12 +8,15 @@ mod convert;
 mod driver;
 mod elementwise;
 mod gather;
+mod grouped_matmul;
 #[cfg(all(test, feature = "conformance"))]
 mod interpreted_tests;
 mod kernel;
 mod kv_append;
 mod linear_attention;
 mod matmul;
+#[cfg(all(test, feature = "conformance"))]
+mod matmul_tests;
 mod module;
 mod norm;
 mod nvidia;
@@ -121,7 +124,8 @@ impl Backend for Cuda {
 
     fn plan(&self, op: &Op) -> Result<Plans> {
         let kernel = match op {
-            Op::Matmul(o) => matmul::kernel(op, o)?,
+            Op::Matmul(o) => return matmul::plans(op, o, &self.device, &self.modules),
+            Op::GroupedMatmul(o) => return grouped_matmul::plans(op, o, &self.device, &self.modules),
             Op::Norm(o) => norm::kernel(op, o)?,
             Op::Elementwise(o) => elementwise::kernel(op, o)?,
             Op::Softmax(o) => softmax::kernel(op, o)?,
@@ -142,11 +146,7 @@ impl Backend for Cuda {
             Op::TopK(o) => top_k::kernel(op, o)?,
             _ => return Err(Error::unsupported(op, "no CUDA kernel is written for this operation yet")),
         };
-        // Rows are computed apart from each other; which kernel multiplies depends on the rows unless that is asked for.
-        let determinism = match (op, op.determinism()) {
-            (Op::Matmul(_), asked) if asked < Determinism::BatchInvariant => Determinism::ThreadCount,
-            _ => Determinism::BatchInvariant,
-        };
+        let determinism = Determinism::BatchInvariant; // rows are computed apart from each other
         Ok(vec![Arc::new(kernel.compile(&self.device, &self.modules, determinism)?)])
     }
 

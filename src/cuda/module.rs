@@ -20,7 +20,7 @@ type Loaded = HashMap<(&'static str, &'static str), Arc<dyn Function>>;
 pub(super) struct Modules(Mutex<Loaded>);
 
 impl Modules {
-    /// The entry of a family's module.
+    /// The entry of a family's module: the one for sm_80 and newer, unless the family names another target (`gemm.sm_90a`).
     pub(super) fn function(
         &self,
         device: &Device,
@@ -31,7 +31,7 @@ impl Modules {
         if let Some(function) = loaded.get(&(family, entry)) {
             return Ok(function.clone());
         }
-        let text = KERNELS.iter().find(|k| k.0.strip_suffix(".sm_80") == Some(family));
+        let text = KERNELS.iter().find(|k| k.0 == family || k.0.strip_suffix(".sm_80") == Some(family));
         let text = text.ok_or_else(|| Error::unsupported(family, "no PTX of this family is embedded"))?.1;
         let failed = |e| device.failed(&format!("loading {family}"), text.len(), e);
         let function = device.driver.load(text, entry).map_err(failed)?;

@@ -2,7 +2,10 @@
 
 use std::{
     ffi::c_int,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU32, Ordering},
+    },
 };
 
 use cudarc::{
@@ -13,7 +16,7 @@ use cudarc::{
     nvrtc::Ptx,
 };
 
-use super::driver::{Driver, Failure, Function, Params};
+use super::driver::{Driver, Failure, Function, Grid, Params};
 
 /// CUDA 12.0: what the embedded PTX needs.
 const OLDEST_DRIVER: c_int = 12000;
@@ -216,7 +219,16 @@ impl Driver for Nvidia {
     fn load(&self, ptx: &'static str, entry: &str) -> Result<Arc<dyn Function>, Failure> {
         let module = self.context.load_module(Ptx::from_src(ptx))?;
         let function = module.load_function(entry)?;
-        Ok(Arc::new(Loaded { function, stream: self.stream.clone() }))
+        Ok(Arc::new(Loaded { function, stream: self.stream.clone(), shared: AtomicU32::new(48 << 10) }))
+    }
+
+    fn processors(&self) -> usize {
+        let attribute = sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT;
+        self.context.attribute(attribute).map_or(1, |n| n.max(1) as usize)
+    }
+
+    fn capability(&self) -> (i32, i32) {
+        self.context.compute_capability().unwrap_or((8, 0))
     }
 
     fn sync(&self) -> Result<(), Failure> {
@@ -228,11 +240,21 @@ impl Driver for Nvidia {
 struct Loaded {
     function: CudaFunction,
     stream: Arc<CudaStream>,
+    shared: AtomicU32, // bytes it may be launched with
 }
 
 impl Function for Loaded {
-    unsafe fn launch(&self, params: &Params, blocks: u32, threads: u32) -> Result<(), Failure> {
-        let grid = LaunchConfig { grid_dim: (blocks, 1, 1), block_dim: (threads, 1, 1), shared_mem_bytes: 0 };
+    unsafe fn launch(&self, params: &Params, grid: Grid) -> Result<(), Failure> {
+        if grid.shared > self.shared.load(Ordering::Relaxed) {
+            let attribute = sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+            self.function.set_attribute(attribute, grid.shared as i32)?;
+            self.shared.fetch_max(grid.shared, Ordering::Relaxed);
+        }
+        let grid = LaunchConfig {
+            grid_dim: (grid.blocks, 1, 1),
+            block_dim: (grid.threads, 1, 1),
+            shared_mem_bytes: grid.shared,
+        };
         // SAFETY: the caller's promise; memory is freed in this stream's order, so after the kernel.
         unsafe { self.stream.launch_builder(&self.function).arg(params).launch(grid) }?;
         Ok(())

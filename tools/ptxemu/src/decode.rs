@@ -241,8 +241,18 @@ pub fn decode(s: &str) -> Op {
             K::Atom
         }
         "mma" => {
-            assert!(has("m16n8k16") && has("row") && has("col"));
-            o.t = tys[1];
+            let shape = p.iter().position(|x| x.starts_with("m16n8k")).unwrap();
+            let k = p[shape][6..].parse().unwrap();
+            let kind = (p[shape + 3], p[shape + 4], p[shape + 5], p[shape + 6]);
+            assert!((p[shape + 1], p[shape + 2]) == ("row", "col") && !has("satfinite"));
+            o.t = match (k, kind) {
+                (16, ("f32", "bf16", "bf16", "f32")) => T::BF16,
+                (16, ("f32", "f16", "f16", "f32")) => T::F16,
+                (8, ("f32", "tf32", "tf32", "f32")) => T::F32,
+                (32, ("s32", "s8", "s8", "s32")) => T::S(1),
+                (32, ("s32", "u8", "s8", "s32")) => T::U(1),
+                _ => panic!("mma not supported: {s}"),
+            };
             K::Mma
         }
         "ldmatrix" => {

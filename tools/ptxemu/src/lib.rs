@@ -9,6 +9,7 @@
 mod cta;
 mod decode;
 mod memory;
+mod mma;
 mod parse;
 mod step;
 mod value;

@@ -411,34 +411,7 @@ impl Cta<'_> {
             }
             K::Mma => {
                 full(m);
-                let (Arg::Vec(ds), Arg::Vec(aa), Arg::Vec(bb), Arg::Vec(cc)) = (&a[0], &a[1], &a[2], &a[3]) else {
-                    panic!()
-                };
-                let h = |v: u16| if o.t == T::BF16 { b2f(v) } else { h2f(v) };
-                let (mut ma, mut mbm) = ([[0f32; 16]; 16], [[0f32; 8]; 16]);
-                for l in 0..32 {
-                    let (g, t) = (l / 4, l % 4 * 2);
-                    for i in 0..4 {
-                        let v = self.v(wi, l, &aa[i]);
-                        for e in 0..2 {
-                            ma[g + (i & 1) * 8][t + (i >> 1) * 8 + e] = h((v >> (16 * e)) as u16)
-                        }
-                    }
-                    for i in 0..2 {
-                        let v = self.v(wi, l, &bb[i]);
-                        for e in 0..2 {
-                            mbm[t + i * 8 + e][g] = h((v >> (16 * e)) as u16)
-                        }
-                    }
-                }
-                for l in 0..32 {
-                    let (g, t) = (l / 4, l % 4 * 2);
-                    for i in 0..4 {
-                        let (r, c) = (g + (i >> 1) * 8, t + (i & 1));
-                        let s = (0..16).fold(f(self.v(wi, l, &cc[i])), |s, k| s + ma[r][k] * mbm[k][c]);
-                        self.set(wi, l, &ds[i], fb(s))
-                    }
-                }
+                self.mma(wi, ins);
             }
             K::CpAsync => {
                 for l in lanes(m) {

@@ -1,0 +1,86 @@
+// The products of gemm.cu where the operands are of different types, and of weights in blocks: both are rounded to bf16 on their way
+// into shared memory (Numerics::Fast allows that), so that a weight is read as it is stored and no copy of it is made.
+//
+// As gemm.cu, but each thread loads 8 neighbouring k of the next step into registers, before the tensor cores work on this one, and
+// puts them into the other of two stages behind it. `any` serves all types by a switch per 8 elements, the same way for every thread;
+// the commonest formats have kernels of their own.
+// Promised instructions: HMMA, LDSM.
+// Traffic: w once for each 128 (64, 16) rows of x. At m = 16 of 4096 x 4096 in Q4_K 9.4 MB, 2.2 us at 4.3 TB/s; decoding takes about
+// 6 instructions an element, 1.3 us of all issue slots of an H200, so the estimate is 4 us, and 500 MFLOP make no difference; at
+// m = 512 decoding repeats 4 times: 17 GFLOP in about 50 us.
+// Run in the PTX interpreter and assembled; not measured on a GPU.
+#include "gemm.cuh"
+#include "eight.cuh"
+
+// Eight elements of a row, in bf16.
+DEV U4 packed(const Eight& e) {
+    return {pack_bf16(e.a.x[0], e.a.x[1]), pack_bf16(e.a.x[2], e.a.x[3]), pack_bf16(e.b.x[0], e.b.x[1]), pack_bf16(e.b.x[2], e.b.x[3])};
+}
+DEV U4 packed_plain(i64 type, const u8* row, u32 k) {
+    return type == BF16 ? *(const U4*)(row + k * 2) : packed(plain_eight(type, row, k));
+}
+
+template <u32 BM, u32 WARPS_M, class Weight> DEV void gemm(const Args& p) {
+    typedef Warps<BM, WARPS_M, Bf16> W;
+    enum : u32 { A_CHUNKS = (BM * 4 + THREADS - 1) / THREADS, CHUNKS = A_CHUNKS + BN * 4 / THREADS };
+    extern __shared__ __align__(128) u8 shared[];
+    Tile t = tile_of<BM>(p, 2);
+    if (t.rows.first == t.rows.end) return;
+
+    // What each thread loads, of x and then of w: chunks of 8 elements.
+    u32 chunk = threadIdx.x % 4, line = threadIdx.x / 4;
+    const u8* from[CHUNKS];
+    U4 next[CHUNKS];
+#pragma unroll
+    for (u32 c = 0; c < CHUNKS; c++) {
+        u64 i = t.rows.first + line + c * 64;
+        if (c >= A_CHUNKS) from[c] = weight_row(p, t, line + (c - A_CHUNKS) * 64, Weight::block(p), Weight::bytes(p));
+        else if (i >= t.rows.end || line + c * 64 >= BM) from[c] = nullptr;
+        else from[c] = p.x.data + (matrix_of_rows(p, p.x, t.rows.b) + (i64)i * p.x.stride[1]) * (p.x.type == F32 ? 4 : 2);
+    }
+    auto load = [&](u32 step) {
+        u32 k = step * 32 + chunk * 8;
+#pragma unroll
+        for (u32 c = 0; c < CHUNKS; c++) {
+            next[c] = {};
+            if (from[c] && k < p.k) next[c] = c < A_CHUNKS ? packed_plain(p.x.type, from[c], k) : packed(Weight::eight(p.w.type, from[c], k));
+        }
+    };
+    auto put = [&](u32 step) {
+        u8* to = shared + step % 2 * W::STAGE;
+#pragma unroll
+        for (u32 c = 0; c < CHUNKS; c++) {
+            u32 at = c < A_CHUNKS ? place(line + c * 64, chunk) : W::A_BYTES + place(line + (c - A_CHUNKS) * 64, chunk);
+            if (BM >= 64 || c >= A_CHUNKS || line < BM) *(U4*)(to + at) = next[c];
+        }
+    };
+
+    W warps = {};
+    if (t.first_step < t.end_step) {
+        load(t.first_step);
+        put(t.first_step);
+    }
+    __syncthreads();
+    for (u32 step = t.first_step; step < t.end_step; step++) {
+        if (step + 1 < t.end_step) load(step + 1);
+        warps.multiply(shared_address(shared) + step % 2 * W::STAGE);
+        if (step + 1 < t.end_step) put(step + 1);
+        __syncthreads();
+    }
+    warps.spread((float*)shared);
+    __syncthreads();
+    finish_tile<BM>(p, t, (const float*)shared);
+}
+
+#define ENTRY(name, blocks, ...)                                                                                                  \
+    KERNEL void __launch_bounds__(THREADS, blocks) name##_128(const __grid_constant__ Args p) {                                           \
+        gemm<128, 2, __VA_ARGS__>(p);                                                                                             \
+    }                                                                                                                             \
+    KERNEL void __launch_bounds__(THREADS, 2) name##_16(const __grid_constant__ Args p) {                                            \
+        gemm<16, 1, __VA_ARGS__>(p);                                                                                              \
+    }
+ENTRY(any, 1, Any)
+ENTRY(q4_0, 2, Only<Q4_0>)
+ENTRY(q8_0, 2, Only<Q8_0>)
+ENTRY(q4_k, 2, Only<Q4_K>)
+ENTRY(q6_k, 2, Only<Q6_K>)
