@@ -10,8 +10,8 @@ use std::{
 
 use cudarc::{
     driver::{
-        CudaContext, CudaFunction, CudaStream, DeviceRepr, DriverError, LaunchConfig, PinnedHostSlice, PushKernelArg,
-        result, sys,
+        CudaContext, CudaFunction, CudaModule, CudaStream, DeviceRepr, DriverError, LaunchConfig, PinnedHostSlice,
+        PushKernelArg, result, sys,
     },
     nvrtc::Ptx,
 };
@@ -98,6 +98,7 @@ pub(super) struct Nvidia {
     stream: Arc<CudaStream>,
     pooled: bool,
     staging: Mutex<Staging>,
+    modules: Mutex<Vec<(&'static str, Arc<CudaModule>)>>,
 }
 
 impl From<DriverError> for Failure {
@@ -128,7 +129,7 @@ impl Nvidia {
                 result::mem_pool::set_attribute(pool, attribute, (&raw mut threshold).cast())?;
             }
         }
-        Ok(Nvidia { context, stream, pooled, staging: Mutex::default() })
+        Ok(Nvidia { context, stream, pooled, staging: Mutex::default(), modules: Mutex::default() })
     }
 
     fn lock(&self) -> MutexGuard<'_, Staging> {
@@ -217,7 +218,16 @@ impl Driver for Nvidia {
     }
 
     fn load(&self, ptx: &'static str, entry: &str) -> Result<Arc<dyn Function>, Failure> {
-        let module = self.context.load_module(Ptx::from_src(ptx))?;
+        // The driver compiles a whole file at once: once for all its kernels.
+        let mut modules = self.modules.lock().unwrap_or_else(PoisonError::into_inner);
+        let module = match modules.iter().find(|m| std::ptr::eq(m.0, ptx)) {
+            Some((_, module)) => module.clone(),
+            None => {
+                let module = self.context.load_module(Ptx::from_src(ptx))?;
+                modules.push((ptx, module.clone()));
+                module
+            }
+        };
         let function = module.load_function(entry)?;
         Ok(Arc::new(Loaded { function, stream: self.stream.clone(), shared: AtomicU32::new(48 << 10) }))
     }
