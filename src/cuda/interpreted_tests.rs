@@ -59,11 +59,19 @@ impl Driver for Interpreter {
     }
 
     fn load(&self, ptx: &'static str, entry: &str) -> Result<Arc<dyn Function>, Failure> {
-        // The file as it is now, so that a kernel can be tried without compiling the crate anew.
-        let name = KERNELS.iter().find(|k| std::ptr::eq(k.1, ptx)).map(|k| format!("kernels/{}.ptx", k.0));
-        let file = name.map(|n| std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(n));
-        let text = file.and_then(|f| std::fs::read_to_string(f).ok());
-        let module = Module::new(text.as_deref().unwrap_or(ptx)).map_err(Failure::Other)?;
+        let mut parsed = PARSED.lock().unwrap_or_else(PoisonError::into_inner);
+        let module = match parsed.iter().find(|p| std::ptr::eq(p.0, ptx)) {
+            Some(p) => p.1.clone(),
+            None => {
+                // The file as it is now, so that a kernel can be tried without compiling the crate anew.
+                let name = KERNELS.iter().find(|k| std::ptr::eq(k.1, ptx)).map(|k| format!("kernels/{}.ptx", k.0));
+                let file = name.map(|n| std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(n));
+                let text = file.and_then(|f| std::fs::read_to_string(f).ok());
+                let module = Arc::new(Module::new(text.as_deref().unwrap_or(ptx)).map_err(Failure::Other)?);
+                parsed.push((ptx, module.clone()));
+                module
+            }
+        };
         Ok(Arc::new(Interpreted { module, entry: entry.into(), memory: self.0.clone() }))
     }
 
@@ -80,8 +88,11 @@ impl Driver for Interpreter {
     }
 }
 
+/// The files that were loaded: parsing one of thousands of lines takes longer than most cases.
+static PARSED: Mutex<Vec<(&str, Arc<Module>)>> = Mutex::new(Vec::new());
+
 struct Interpreted {
-    module: Module,
+    module: Arc<Module>,
     entry: String,
     memory: Arc<Shared>,
 }

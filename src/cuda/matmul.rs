@@ -73,7 +73,7 @@ impl Product<'_> {
         let integers =
             matches!(self.spec("x").map(Spec::dtype), Some(DType::I8 | DType::U8)) && self.w_scales != BLOCKS;
         // The same kernel for every number of rows, where a row's bits may not depend on its company.
-        let few = (if groups > 0 { m / groups } else { m }) <= FEW && asked < Determinism::BatchInvariant;
+        let few = m.checked_div(groups).unwrap_or(m) <= FEW && asked < Determinism::BatchInvariant;
         let mut general = self.kernel(
             "matmul",
             ["tiled", "tiled_int", "gemv", "gemv_int"][2 * usize::from(few) + usize::from(integers)],
@@ -245,7 +245,7 @@ impl Product<'_> {
             Some((DType::F16, DType::F16)) => "f16_wide",
             _ => return Ok(None),
         };
-        let rows = if groups > 0 { m / groups } else { m };
+        let rows = m.checked_div(groups).unwrap_or(m);
         if rows <= 64 || self.w_scales == BLOCKS || !self.aligned(8) {
             return Ok(None);
         }

@@ -103,7 +103,7 @@ fn tiles_of_two_types() {
 #[test]
 fn few_rows() {
     let mut ops = Vec::new();
-    for w in [BF16, Q4_0, Q8_0, Q4_K, Q6_K, IQ3_S] {
+    for w in [BF16, Q4_0, Q8_0, Q4_K, Q6_K, Q5_0] {
         for op in [plain(F32, w, F32, 1, 21, 768), whole(plain(BF16, w, BF16, 5, 13, 512))] {
             ops.extend([op, fast(op)]);
         }
