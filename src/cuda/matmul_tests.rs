@@ -55,6 +55,7 @@ fn all_ran(names: &[String], entries: &[&str]) {
 }
 
 #[test]
+#[ignore = "not yet seen to finish: minutes in the interpreter"]
 fn tiles_of_one_type() {
     let two = |d| [plain(d, d, d, 140, 264, 200), plain(d, d, F32, 40, 136, 328), whole(plain(d, d, d, 13, 72, 640))];
     let integers = |x| [(130, 72, 208), (33, 40, 144), (9, 33, 80)].map(|(m, n, k)| plain(x, I8, I32, m, n, k));
@@ -88,6 +89,7 @@ fn tiles_of_one_type() {
 }
 
 #[test]
+#[ignore = "not yet seen to finish: minutes in the interpreter"]
 fn tiles_of_two_types() {
     let mut ops = vec![fast(plain(F32, BF16, F32, 20, 136, 72)), fast(plain(F16, IQ4_NL, F16, 12, 130, 640))];
     for w in [Q4_0, Q8_0, Q4_K, Q6_K] {
@@ -101,6 +103,7 @@ fn tiles_of_two_types() {
 }
 
 #[test]
+#[ignore = "not yet seen to finish: minutes in the interpreter"]
 fn few_rows() {
     let mut ops = Vec::new();
     for w in [BF16, Q4_0, Q8_0, Q4_K, Q6_K, Q5_0] {
@@ -118,6 +121,7 @@ fn few_rows() {
 }
 
 #[test]
+#[ignore = "not yet seen to finish: minutes in the interpreter"]
 fn groups() {
     let grouped = |w, rows, numerics| {
         let w = spec(w, &[5, 72, 256]);
