@@ -21,12 +21,12 @@ DEV i64 clamped(i64 v, i64 low, i64 high) {
     return v < low ? low : v > high ? high : v;
 }
 
-// Row `i` of sequence `b`; varlen: row `i` of all.
-DEV Row row_of(const AttentionArgs& p, u64 i, u64 b) {
+// Row `i` of sequence `b`; varlen: row `i` of all. `padded`: of no other form.
+template <bool padded = false> DEV Row row_of(const AttentionArgs& p, u64 i, u64 b) {
     Row r = {};
     i64 index = i, q_len = p.q_rows, kv_len = p.capacity;
     r.batch = b;
-    if (p.q_offsets.data) {
+    if (!padded && p.q_offsets.data) {
         r.q = i * p.q.stride[2];
         r.out = i * p.out.stride[2];
         r.lse = i * p.lse.stride[0];
@@ -82,4 +82,17 @@ DEV bool key_at(const AttentionArgs& p, const Row& r, i64 j, i64* k, i64* v) {
     *k = outer * p.k.stride[3] + row * p.k.stride[2];
     *v = outer * p.v.stride[3] + row * p.v.stride[2];
     return true;
+}
+
+// e^x within a few units of 2^-23 times |x|.
+DEV float exponential(float x) {
+    float y;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x * 1.44269504f));
+    return y;
+}
+// tanh within a few units of 2^-24, absolutely.
+DEV float squashed(float x) {
+    float y;
+    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(exponential(2.0f * x) + 1.0f));
+    return 1.0f - 2.0f * y;
 }

@@ -125,6 +125,7 @@ impl Backend for Cuda {
     fn plan(&self, op: &Op) -> Result<Plans> {
         let kernel = match op {
             Op::Matmul(o) => return matmul::plans(op, o, &self.device, &self.modules),
+            Op::Attention(o) => return attention::plans(op, o, &self.device, &self.modules),
             Op::GroupedMatmul(o) => return grouped_matmul::plans(op, o, &self.device, &self.modules),
             Op::Norm(o) => norm::kernel(op, o)?,
             Op::Elementwise(o) => elementwise::kernel(op, o)?,
@@ -132,7 +133,6 @@ impl Backend for Cuda {
             Op::Gather(o) => gather::kernel(op, o)?,
             Op::Scatter(o) => scatter::kernel(op, o)?,
             Op::Conv1d(o) => conv1d::kernel(op, o)?,
-            Op::Attention(o) => attention::kernel(op, o)?,
             Op::Conv(o) => conv::kernel(op, o)?,
             Op::Convert(o) => convert::kernel(op, o)?,
             Op::KvAppend(o) => kv_append::kernel(op, o)?,
