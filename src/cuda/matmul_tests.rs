@@ -55,7 +55,6 @@ fn all_ran(names: &[String], entries: &[&str]) {
 }
 
 #[test]
-#[ignore = "not yet seen to finish: minutes in the interpreter"]
 fn tiles_of_one_type() {
     let two = |d| [plain(d, d, d, 140, 264, 200), plain(d, d, F32, 40, 136, 328), whole(plain(d, d, d, 13, 72, 640))];
     let integers = |x| [(130, 72, 208), (33, 40, 144), (9, 33, 80)].map(|(m, n, k)| plain(x, I8, I32, m, n, k));
