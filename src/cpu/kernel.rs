@@ -204,6 +204,13 @@ impl<'a> Args<'a> {
         self.get(name).unwrap_or_else(|| unreachable!("operand {name}"))
     }
 
+    /// True where no other operand begins where this one does.
+    pub(crate) fn alone(&self, name: &str) -> bool {
+        let at = |t: &Tensor| t.pointer::<u8>();
+        let own = self.get(name);
+        self.tensors.iter().all(|(other, t)| *other == name || own.as_ref().is_none_or(|own| at(own) != at(t)))
+    }
+
     /// The scratch memory asked for with [`Kernel::scratch`]: 64-byte aligned, contents undefined.
     pub(crate) fn scratch<T>(&self) -> *mut T {
         self.scratch.0.cast()

@@ -11,12 +11,15 @@ mod weights;
 
 use std::{ops::Range, sync::Arc};
 
-use self::tile::{Buffers, Done, KEYS, ROWS, tiles};
+use self::{
+    few::tiles_of_few,
+    tile::{Buffers, Done, KEYS, ROWS, tiles},
+};
 use super::{
     Device,
     kernel::{Args, Kernel, Tensor},
     pool::Pool,
-    row::{Row, padded},
+    row::{PAD, Row, padded},
     simd::{Simd, simd},
 };
 use crate::{
@@ -55,7 +58,7 @@ pub(super) fn plan(device: &Arc<Device>, op: &Attention) -> Result<Plans> {
         | Features::PAGED
         | Features::LENGTHS;
     let kernel = Kernel::new(device, op, format_args!("attention-{}-{}", op.q.dtype(), op.k.dtype()), known)?;
-    let job = Job::new(op);
+    let job = Job::new(op, device.info.threads);
     let floats = |n: usize| n.saturating_mul(size_of::<f32>());
     let (floats_each, partial) = (Buffers::floats(&job), job.partial());
     let partials = if job.splits > 1 { job.tiles * sizes.kv_heads * job.splits * partial } else { 0 };
@@ -63,36 +66,51 @@ pub(super) fn plan(device: &Arc<Device>, op: &Attention) -> Result<Plans> {
     let promised = if job.invariant { Determinism::BatchInvariant } else { Determinism::ThreadCount };
     let threads = device.info.threads;
     kernel.determinism(promised).scratch(scratch).plan(move |args: &Args, pool: &mut Pool| {
-        let tasks = job.tiles * sizes.kv_heads;
+        let parts = job.tiles * sizes.kv_heads;
+        let groups = sizes.kv_heads.div_ceil(job.heads);
+        let tasks = job.tiles * groups;
         job.clear(args, pool);
-        pool.run(tasks * job.splits, |task, thread| {
+        pool.run(tasks * job.splits.div_ceil(job.ranges), |task, thread| {
             // Long rows come last: begin with them. Heads go side by side: their keys share pages and what is read ahead.
-            let (tile, kv_head) = (job.tiles - 1 - task % tasks / sizes.kv_heads, task % sizes.kv_heads);
-            let (of, split) = (tile * sizes.kv_heads + kv_head, task / tasks);
-            let Some(work) = job.work(args, of) else { return };
-            // SAFETY: each thread has its own buffers, each task its own partial result, and rows are one task's alone.
+            let (tile, group) = (job.tiles - 1 - task % tasks / groups, task % groups);
+            let heads = group * job.heads..sizes.kv_heads.min((group + 1) * job.heads);
+            let splits = task / tasks * job.ranges..job.splits.min((task / tasks + 1) * job.ranges);
+            let Some(work) = job.work(args, tile * sizes.kv_heads + heads.start) else { return };
+            // SAFETY: each thread has its own buffers, each task its own partial results, and rows are one task's alone.
             simd!(args.isa, s => unsafe {
                 let memory = args.scratch::<f32>();
                 let own = memory.add(thread * floats_each);
-                tiles(s, &job, args, &work, split * job.range..(split + 1) * job.range, own);
-                let to = memory.add(threads * floats_each + (of * job.splits + split) * partial);
-                let few = job.few(s, work.rows);
-                for t in 0..work.tiles() {
-                    let (tile, mut buffers) = (work.tile(t), Buffers::new(&job, own, t));
-                    buffers.turn(s, &job, few, tile.rows);
-                    for r in 0..tile.rows {
-                        let done = buffers.done(&job, r);
-                        if job.splits == 1 {
-                            finish(s, &job, args, &tile, r, done);
-                        } else {
-                            done.save(&job, to, t * ROWS + r);
+                let (few, until) = (job.few(s, work.rows), splits.end * job.range);
+                for split in splits {
+                    let keys = split * job.range..(split + 1) * job.range;
+                    if few {
+                        tiles_of_few(s, &job, args, (&work, heads.clone()), (keys.clone(), until), own);
+                    }
+                    for (i, head) in heads.clone().enumerate() {
+                        let work = work.of_head(head);
+                        if !few {
+                            tiles(s, &job, args, &work, keys.clone(), own);
+                        }
+                        let of = tile * sizes.kv_heads + head;
+                        let to = memory.add(threads * floats_each + (of * job.splits + split) * partial);
+                        for t in 0..work.tiles() {
+                            let (tile, mut buffers) = (work.tile(t), Buffers::new(&job, own, if few { i } else { t }));
+                            buffers.turn(s, &job, few, tile.rows);
+                            for r in 0..tile.rows {
+                                let done = buffers.done(&job, r);
+                                if job.splits == 1 {
+                                    finish(s, &job, args, &tile, r, done);
+                                } else {
+                                    done.save(&job, to, t * ROWS + r);
+                                }
+                            }
                         }
                     }
                 }
             });
         });
         if job.splits > 1 {
-            pool.run(tasks, |of, thread| {
+            pool.run(parts, |of, thread| {
                 let Some(work) = job.work(args, of) else { return };
                 // SAFETY: as above; the partial results are complete.
                 simd!(args.isa, s => unsafe {
@@ -121,12 +139,15 @@ pub(super) struct Job {
     /// Ranges of keys, and the keys of each.
     splits: usize,
     range: usize,
+    /// Kv heads and ranges of a task, more than one only of few rows. Neither changes a bit, so they may depend on the number of threads.
+    heads: usize,
+    ranges: usize,
     /// Every row must be computed the same way however many there are.
     invariant: bool,
 }
 
 impl Job {
-    fn new(op: Attention) -> Job {
+    fn new(op: Attention, threads: usize) -> Job {
         let sizes = op.sizes();
         let group = sizes.heads.checked_div(sizes.kv_heads).unwrap_or(0);
         let all = sizes.q_len * group;
@@ -141,7 +162,11 @@ impl Job {
         let wanted = (TASKS / (tiles * sizes.kv_heads).max(1)).min(sizes.capacity.div_ceil(RANGE));
         let splits = if invariant { 1 } else { wanted.max(1) };
         let range = sizes.capacity.div_ceil(splits).next_multiple_of(KEYS);
-        Job { op, sizes, group, rows, tiles, splits, range, invariant }
+        let few = rows * 2 <= PAD && !invariant;
+        let each = if few { tiles * sizes.kv_heads * splits / (4 * threads).max(1) } else { 1 };
+        let heads = each.clamp(1, sizes.kv_heads.max(1));
+        let ranges = (each / heads).clamp(1, splits);
+        Job { op, sizes, group, rows, tiles, splits, range, heads, ranges, invariant }
     }
 
     /// Floats of a task's partial result: maximum, sum and values of each row.
@@ -260,6 +285,11 @@ impl Work {
     fn tile(&self, t: usize) -> Work {
         let rows = (self.rows - t * ROWS).min(ROWS);
         Work { first: self.first + t * ROWS, rows, queries: self.queries.clone(), keys: self.keys.clone(), ..*self }
+    }
+
+    /// The same rows of another head.
+    fn of_head(&self, kv_head: usize) -> Work {
+        Work { kv_head, queries: self.queries.clone(), keys: self.keys.clone(), ..*self }
     }
 
     /// The position of the sequence's query row `i`.

@@ -18,18 +18,18 @@ use crate::dtype::DType;
 /// Rows that are asked for before they are read: they lie far apart, where the processor itself looks ahead little.
 const AHEAD: usize = 4;
 /// Bytes of a line of the cache.
-const LINE: usize = 64;
+pub(super) const LINE: usize = 64;
 
 /// Where the keys of a tile are.
 pub(super) struct Place {
     /// How many.
-    count: usize,
+    pub(super) count: usize,
     /// Indices into the two outer dimensions of k and v, for each key.
     places: [(u32, u32); KEYS],
     paged: bool,
     /// Bit i: key i takes no part at all.
     pub(super) hidden: u64,
-    kv_head: usize,
+    pub(super) kv_head: usize,
 }
 
 impl Place {
@@ -56,27 +56,33 @@ impl Place {
         place
     }
 
+    /// Where the row of key `i` and a head lies; anywhere where the key is in no page.
+    #[inline(always)]
+    pub(super) fn row(&self, t: &Tensor, i: usize, head: usize) -> *const u8 {
+        let (page, slot) = self.places[i];
+        let (block, size) = t.dtype().block();
+        let outer = (page as usize).wrapping_mul(t.spec.stride(3));
+        let at = outer.wrapping_add(slot as usize * t.spec.stride(2) + head * t.spec.stride(1));
+        let bytes = if block == 1 { at.wrapping_mul(size) } else { (at / block).wrapping_mul(size) };
+        t.pointer::<u8>().wrapping_add(bytes)
+    }
+
     /// The rows of k or v, for few rows of queries: as they are stored, where they lie so in whole vectors, or decoded into `buffer`.
     ///
     /// # Safety
     /// `buffer` holds `KEYS` padded rows.
     #[inline(always)]
     pub(super) unsafe fn lines<S: Simd>(&self, s: S, t: &Tensor, n: usize, buffer: *mut f32) -> Lines {
-        let (outer, inner, head) = (t.spec.stride(3), t.spec.stride(2), self.kv_head * t.spec.stride(1));
-        let (block, size) = t.dtype().block();
-        let bytes = n / block * size;
-        // Beyond the tile there may be anything: it is only asked for.
-        let step = if self.paged { 0 } else { inner / block * size };
-        let mut lines = Lines { at: [buffer.cast(); KEYS], count: self.count, dtype: t.dtype(), bytes, step };
+        let mut lines = Lines { at: [buffer.cast(); KEYS], count: self.count, dtype: t.dtype() };
         // SAFETY: the rows exist, but for those in no page: of zero bytes, whatever the type.
         unsafe {
             if known(t.dtype()) && t.spec.stride(0) == 1 && n.is_multiple_of(S::LANES) {
                 if self.paged {
                     buffer.write_bytes(0, padded(n));
                 }
-                for (i, (to, &(page, slot))) in lines.at.iter_mut().zip(&self.places).enumerate().take(self.count) {
+                for (i, to) in lines.at.iter_mut().enumerate().take(self.count) {
                     if !self.paged || self.hidden >> i & 1 == 0 {
-                        *to = Row::at(t, page as usize * outer + slot as usize * inner + head).pointer();
+                        *to = self.row(t, i, self.kv_head);
                     }
                 }
             } else {
@@ -84,7 +90,7 @@ impl Place {
                 for (i, to) in lines.at.iter_mut().enumerate().take(self.count) {
                     *to = rows.pointer.add(i * rows.stride).cast();
                 }
-                (lines.dtype, lines.bytes, lines.step) = (DType::F32, 0, 0);
+                lines.dtype = DType::F32;
             }
         }
         lines

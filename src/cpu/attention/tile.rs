@@ -32,9 +32,8 @@ use super::{
         simd::Simd,
     },
     Job, Work,
-    few::{Lines, dots, values},
     place::Place,
-    weights::{weights, weights_by_row},
+    weights::weights,
 };
 use crate::op::attention::Sizes;
 
@@ -60,9 +59,9 @@ pub(super) struct Buffers {
     /// One row of d, dv or keys.
     pub(super) row: *mut f32,
     /// `[d][rows]` or, for few rows, `[rows][d]`
-    queries: *mut f32,
+    pub(super) queries: *mut f32,
     /// `[dv][rows]` or, for few rows, `[rows][dv]`
-    out: *mut f32,
+    pub(super) out: *mut f32,
     /// `[rows]`: largest score so far.
     pub(super) largest: *mut f32,
     /// `[rows]`: sum of weights.
@@ -99,10 +98,10 @@ impl Buffers {
 
     pub(super) fn floats(job: &Job) -> usize {
         let own: usize = Buffers::own(job).iter().sum();
-        Buffers::shared(job).iter().sum::<usize>() + job.rows.div_ceil(ROWS) * own
+        Buffers::shared(job).iter().sum::<usize>() + job.rows.div_ceil(ROWS).max(job.heads) * own
     }
 
-    /// Tile `tile`'s buffers.
+    /// The buffers of tile `tile`, or of as many heads of few rows.
     ///
     /// # Safety
     /// `memory` is `Buffers::floats` long, and the task has such a tile.
@@ -164,7 +163,7 @@ impl Job {
     }
 
     /// The keys of a sequence that any of a tile's rows may see.
-    fn visible(&self, work: &Work, keys: Range<usize>) -> Range<usize> {
+    pub(super) fn visible(&self, work: &Work, keys: Range<usize>) -> Range<usize> {
         let (first, last) = self.positions(work);
         let window = self.window();
         let (mut start, mut end) = (0, work.keys.len() as i64);
@@ -229,20 +228,19 @@ impl Job {
     }
 }
 
-/// Computes a task's tiles against those of the sequence's keys that lie in `keys`, which are read once for all of them.
+/// Computes a task's tiles of many rows against those of the sequence's keys that lie in `keys`, which are read once for all of them.
 ///
 /// # Safety
 /// The operands are the operation's own, `memory` this call's alone and as long as its buffers.
 #[inline(always)]
 pub(super) unsafe fn tiles<S: Simd>(s: S, job: &Job, args: &Args, work: &Work, keys: Range<usize>, memory: *mut f32) {
     let Sizes { d, dv, .. } = job.sizes;
-    let few = job.few(s, work.rows);
     let keys = job.visible(work, keys);
     let (k, v) = (args.of("k"), args.of("v"));
     // SAFETY: buffers are as long as their fields say, keys lie in the sequence.
     unsafe {
         for t in 0..work.tiles() {
-            start(s, job, args, &work.tile(t), few, Buffers::new(job, memory, t));
+            start(s, job, args, &work.tile(t), false, Buffers::new(job, memory, t));
         }
         let mut first = keys.start - keys.start % KEYS;
         while first < keys.end {
@@ -250,14 +248,6 @@ pub(super) unsafe fn tiles<S: Simd>(s: S, job: &Job, args: &Args, work: &Work, k
             first += KEYS;
             let place = Place::find(job, args, work, these.clone());
             let buffers = Buffers::new(job, memory, 0);
-            if few {
-                // One tile of rows, whose visible keys these are.
-                let k = place.lines(s, &k, d, buffers.keys);
-                let v = place.lines(s, &v, dv, buffers.values);
-                let tile = Tile { work: work.tile(0), keys: these, hidden: place.hidden, lanes: 0..0 };
-                meet_few(s, job, args, &tile, (&k, &v), buffers);
-                continue;
-            }
             let k = place.read(s, &k, d, buffers.keys);
             let v = place.read(s, &v, dv, buffers.values);
             for t in 0..work.tiles() {
@@ -292,26 +282,10 @@ pub(super) struct Tile {
     pub(super) lanes: Range<usize>,
 }
 
-/// Few rows meet keys.
-///
-/// # Safety
-/// `k` and `v` are the tile's keys' rows, the buffers its own.
-#[inline(always)]
-unsafe fn meet_few<S: Simd>(s: S, job: &Job, args: &Args, tile: &Tile, (k, v): (&Lines, &Lines), buffers: Buffers) {
-    let (Sizes { d, dv, .. }, rows) = (job.sizes, tile.work.rows);
-    let Buffers { queries, scores, out, decay, .. } = buffers;
-    // SAFETY: buffers are as long as their fields say.
-    unsafe {
-        dots(s, (rows, d), (k, v), queries, scores);
-        weights_by_row(s, job, args, tile, buffers);
-        values(s, (rows, dv), v, scores, decay, out);
-    }
-}
-
 /// Many rows meet keys.
 ///
 /// # Safety
-/// As for `meet_few`.
+/// The buffers are the tile's own, `k` and `v` its keys' rows.
 #[inline(always)]
 unsafe fn meet<S: Simd>(s: S, job: &Job, args: &Args, tile: &Tile, k: Rows, v: Rows, buffers: Buffers) {
     let Sizes { d, dv, .. } = job.sizes;
@@ -334,7 +308,7 @@ unsafe fn meet<S: Simd>(s: S, job: &Job, args: &Args, tile: &Tile, k: Rows, v: R
 /// # Safety
 /// As for `tile`.
 #[inline(always)]
-unsafe fn start<S: Simd>(s: S, job: &Job, args: &Args, work: &Work, few: bool, buffers: Buffers) {
+pub(super) unsafe fn start<S: Simd>(s: S, job: &Job, args: &Args, work: &Work, few: bool, buffers: Buffers) {
     let Sizes { d, dv, heads, .. } = job.sizes;
     let Buffers { keys, queries, positions, slopes, largest, sum, out, .. } = buffers;
     let (q, alibi) = (args.of("q"), args.get("alibi"));

@@ -48,6 +48,7 @@ impl Simd for Avx2 {
     memory! {
         load(p: *const f32) -> __m256 = _mm256_loadu_ps(p);
         store(p: *mut f32, v: __m256) = _mm256_storeu_ps(p, v);
+        stream(p: *mut f32, v: __m256) = _mm256_stream_ps(p, v);
         load_partial(p: *const f32, n: usize) -> __m256 = _mm256_maskload_ps(p, first(n));
         store_partial(p: *mut f32, v: __m256, n: usize) = _mm256_maskstore_ps(p, first(n), v);
         load_f16(p: *const u16) -> __m256 = _mm256_cvtph_ps(_mm_loadu_si128(p.cast()));
@@ -104,6 +105,12 @@ impl Simd for Avx2 {
             }
             columns!(0 1 2 3);
         }
+    }
+
+    #[inline(always)]
+    fn fence(self) {
+        // SAFETY: `self` proves that the processor has the instruction.
+        unsafe { _mm_sfence() }
     }
 
     #[inline(always)]

@@ -84,6 +84,17 @@ pub(crate) trait Simd: Copy + std::fmt::Debug + Send + Sync + 'static {
     /// # Safety
     /// `p` is writable for `LANES` elements (so for all stores), in any alignment.
     unsafe fn store(self, p: *mut f32, v: Self::F);
+    /// As `store`, past the caches: no line is read before it is written. [`Simd::fence`] follows the last.
+    /// # Safety
+    /// As for `store`, and `p` is a multiple of a vector's size.
+    #[inline(always)]
+    unsafe fn stream(self, p: *mut f32, v: Self::F) {
+        // SAFETY: the caller's promise.
+        unsafe { self.store(p, v) }
+    }
+    /// Lets other threads see what was streamed, once they are told that it is there.
+    #[inline(always)]
+    fn fence(self) {}
     /// The first `n <= LANES` elements, zeros beyond; touches only those.
     /// # Safety
     /// `p` is readable for `n` elements.
@@ -173,6 +184,11 @@ pub(crate) trait Simd: Copy + std::fmt::Debug + Send + Sync + 'static {
     fn sub(self, a: Self::F, b: Self::F) -> Self::F;
     fn mul(self, a: Self::F, b: Self::F) -> Self::F;
     fn div(self, a: Self::F, b: Self::F) -> Self::F;
+    /// `a / b` for b from 1 to 2, within 1 ulp: may be faster than `div`.
+    #[inline(always)]
+    fn ratio(self, a: Self::F, b: Self::F) -> Self::F {
+        self.div(a, b)
+    }
     /// `a * b + c`; rounded once where the processor can.
     fn fma(self, a: Self::F, b: Self::F, c: Self::F) -> Self::F;
     /// The smaller; `b` where either is NaN.
