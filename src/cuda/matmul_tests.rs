@@ -120,7 +120,6 @@ fn few_rows() {
 }
 
 #[test]
-#[ignore = "not yet seen to finish: minutes in the interpreter"]
 fn groups() {
     let grouped = |w, rows, numerics| {
         let w = spec(w, &[5, 72, 256]);
