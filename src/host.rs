@@ -7,6 +7,8 @@ use std::{
     sync::{Arc, Mutex},
 };
 
+use memmap2::{MmapMut, MmapRaw};
+
 use crate::{
     backend::{Buffer, Memory, RawBuffer, Token, View},
     error::{Error, Result},
@@ -49,6 +51,11 @@ impl Account {
 }
 
 enum Storage {
+    /// Large memory, of pages that the system was asked to make large.
+    Mapped {
+        map: MmapRaw,
+        account: Arc<Account>,
+    },
     Owned {
         pointer: NonNull<u8>,
         layout: Layout,
@@ -76,6 +83,10 @@ unsafe impl Sync for HostBuffer {}
 /// Alignment of every owned buffer: a cache line, and the widest vector.
 pub(crate) const ALIGN: usize = 64;
 
+/// Bytes from which memory is mapped in large pages, two of them at least: walking the tables of small ones costs a sixth of what a core
+/// reads from memory (Xeon, model 207: 12 to 13 GB/s instead of 15 to 16).
+const LARGE: usize = 4 << 20;
+
 impl HostBuffer {
     /// Zeroed memory.
     pub(crate) fn alloc(bytes: usize, token: Token, account: &Arc<Account>) -> Result<Buffer> {
@@ -85,6 +96,15 @@ impl HostBuffer {
         let oom = || Error::OutOfMemory { device: account.device.clone(), bytes, available: None };
         let layout = layout.ok_or_else(oom)?;
         account.take(layout.size())?;
+        if layout.size() >= LARGE
+            && let Some(map) = map(layout.size())
+        {
+            return Ok(Arc::new(HostBuffer {
+                storage: Storage::Mapped { map, account: account.clone() },
+                len: bytes,
+                token,
+            }));
+        }
         // SAFETY: the layout's size is at least 1.
         let Some(pointer) = NonNull::new(unsafe { alloc_zeroed(layout) }) else {
             account.give_back(layout.size());
@@ -108,17 +128,30 @@ impl HostBuffer {
     /// First byte. Valid for `len` bytes; for writes only where the buffer is not read-only.
     pub(crate) fn pointer(&self) -> *mut u8 {
         match &self.storage {
+            Storage::Mapped { map, .. } => map.as_mut_ptr(),
             Storage::Owned { pointer, .. } | Storage::Adopted { pointer, .. } => pointer.as_ptr(),
         }
     }
 }
 
+/// Zeroed memory from the system, where it gives any.
+fn map(bytes: usize) -> Option<MmapRaw> {
+    let map = MmapRaw::from(MmapMut::map_anon(bytes).ok()?);
+    #[cfg(target_os = "linux")]
+    let _ = map.advise(memmap2::Advice::HugePage); // a wish
+    Some(map)
+}
+
 impl Drop for HostBuffer {
     fn drop(&mut self) {
-        if let Storage::Owned { pointer, layout, account } = &self.storage {
-            // SAFETY: allocated in `alloc` with this layout, freed once.
-            unsafe { dealloc(pointer.as_ptr(), *layout) };
-            account.give_back(layout.size());
+        match &self.storage {
+            Storage::Mapped { map, account } => account.give_back(map.len()),
+            Storage::Owned { pointer, layout, account } => {
+                // SAFETY: allocated in `alloc` with this layout, freed once.
+                unsafe { dealloc(pointer.as_ptr(), *layout) };
+                account.give_back(layout.size());
+            }
+            Storage::Adopted { .. } => {}
         }
     }
 }

@@ -6,12 +6,13 @@ use super::{
     Device,
     decode::decode_strided,
     kernel::{Args, Kernel, Tensor},
-    matmul::{PANEL, pack, packing},
+    matmul::{PANEL, pack, packed_length, packing},
     pool::Pool,
     simd::{Simd, row, simd},
 };
 use crate::{
     backend::Plans,
+    dtype::DType,
     error::Result,
     op::{Determinism, Features, Gather},
 };
@@ -60,15 +61,19 @@ unsafe fn one_row<S: Simd>(s: S, scale: f32, table: Tensor, packed: bool, row: O
         // SAFETY: columns at .. at + n exist; the buffer holds STRETCH.
         unsafe {
             if let Some(row) = row {
-                let (from, stride) = if packed {
-                    let first = row / PANEL * PANEL;
-                    let width = PANEL.min(table.rows() - first);
+                let first = row / PANEL * PANEL;
+                let width = PANEL.min(table.rows() - first);
+                if packed && dtype == DType::I8 {
+                    // Four bytes of each row of a panel in turn.
+                    let from = table.pointer::<i8>().add(first * packed_length(dtype, d) + (row - first) * 4);
+                    (0..n).for_each(|p| *values.add(p) = *from.add((at + p) / 4 * width * 4 + (at + p) % 4) as f32);
+                } else if packed {
                     let element = first * d + at * width + row - first;
-                    (table.pointer::<u8>().add(element * dtype.block().1).cast_const(), width)
+                    let from = table.pointer::<u8>().add(element * dtype.block().1);
+                    decode_strided(s, dtype, from, width, values, n);
                 } else {
-                    (table.at::<u8>(row, at).cast_const(), table.spec.stride(0))
-                };
-                decode_strided(s, dtype, from, stride, values, n);
+                    decode_strided(s, dtype, table.at::<u8>(row, at), table.spec.stride(0), values, n);
+                }
                 if scale != 1.0 {
                     let scale = s.splat(scale);
                     for v in (0..n).step_by(S::LANES) {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::{
     Device,
     kernel::{Args, Kernel, Tensor},
-    matmul::{Epilogue, Job, Product, ROWS, Sum, Way, Weight, most_rows, pack, packing},
+    matmul::{Epilogue, Job, Product, ROWS, Sum, Way, Weight, most_rows, pack, packed_length, packing},
     pool::Pool,
     simd::{row, simd},
 };
@@ -67,7 +67,11 @@ fn kernel(device: &Arc<Device>, op: &GroupedMatmul, way: Way) -> Result<Plans> {
             let end = offset(g + 1).max(begin);
             let weight = |name: &str| {
                 let tensor = args.get(name)?;
-                let offset = if way == Way::Panel { g * n * k } else { g * tensor.spec.stride(2) };
+                let offset = if way == Way::Panel {
+                    g * n * packed_length(tensor.dtype(), k)
+                } else {
+                    g * tensor.spec.stride(2)
+                };
                 Some(Weight { tensor, offset, packed: way == Way::Panel, scales: None })
             };
             let Some(w) = weight("w") else { return };

@@ -256,13 +256,14 @@ impl<'a> Tensor<'a> {
 
     /// The element offset at which row `row` (counted over all leading dimensions, row-major) begins.
     pub(crate) fn row_offset(&self, row: usize) -> usize {
-        let (mut row, mut offset) = (row, 0);
-        for i in 1..self.spec.rank() {
+        let (mut row, mut offset, last) = (row, 0, self.spec.rank() - 1);
+        for i in 1..last {
             let n = self.spec.dim(i).max(1);
             offset += row % n * self.spec.stride(i);
             row /= n;
         }
-        offset
+        // No division for the first dimension: most tensors are matrices.
+        offset + if last > 0 { row * self.spec.stride(last) } else { 0 }
     }
 
     /// Element `column` of row `row`; in a quantized format, which must begin a block.
@@ -271,6 +272,11 @@ impl<'a> Tensor<'a> {
         let element = self.row_offset(row) + column * self.spec.stride(0);
         // SAFETY: callers name existing elements, which lie inside the tensor's span (or its end, of an empty row).
         unsafe { self.pointer.0.add(element / elements * bytes).cast() }
+    }
+
+    /// Element `column` of row `row`, and the bytes from there to the next row of the same matrix; of a type that is not quantized.
+    pub(crate) fn matrix(&self, row: usize, column: usize) -> (*mut u8, usize) {
+        (self.at(row, column), self.spec.stride(1) * self.dtype().block().1)
     }
 
     /// The same memory with another shape and strides over no more than it.

@@ -33,6 +33,18 @@ const LARGER: &[&str] = &[
     "matmul x=f32:3x800 w=q8_0:270x800 out=f32:3x270 numerics=fast",
     "matmul x=f32:23x1280 w=q6_k:70x1280 out=f32:23x70 numerics=fast",
     "matmul x=bf16:40x288 w=iq4_nl:170x288 out=bf16:40x170 numerics=fast determinism=batch-invariant",
+    // bytes: several blocks of k, strips, panels and matrices, packed and not, each kind of output
+    "matmul x=i8:19x2101 w=i8:70x2101 out=i32:19x70",
+    "matmul x=u8:33x1100 w=i8:64x1100 out=i32:33x64",
+    "matmul x=i8:3x150 w=i8:270x150 out=f32:3x270 bias=f32:270 x_scale=f32:3 w_scale=f32:270 act=silu",
+    "matmul x=u8:31x300 w=i8:70x300 up=i8:70x300 out=bf16:31x70 scale=0.001",
+    "matmul x=i8:2x5x200 w=i8:2x64x200 out=i32:2x5x64",
+    "matmul x=u8:2x5x200 w=i8:2x40x200 out=i32:2x5x40",
+    "matmul x=i8:7x1030@1x7 w=i8:70x1030@1x70 out=i32:7x70@1x7",
+    // floats: several blocks of k, strips and panels, tall and wide
+    "matmul x=f32:470x530 w=f32:150x530 up=f32:150x530 out=f32:470x150 bias=f32:150 residual=f32:470x150 act=gelu-tanh scale=0.5",
+    "matmul x=bf16:45x515 w=bf16:290x515 out=bf16:45x290",
+    "matmul x=f16:16x515 w=f16:290x515 out=f32:16x290",
     "grouped_matmul x=f32:90x512 w=q6_k:3x70x512 offsets=i32:4 out=f32:90x70 numerics=fast",
     // rows of several parts and stretches, tiles across, several blocks of terms
     "convert x=f32:300x70x5@1x1500x300 out=f16:300x70x5",
@@ -84,7 +96,8 @@ fn prepare(device: &Cpu, op: &Op) -> (Launch, Vec<View>, Option<View>) {
     let alloc = |bytes: usize| View::whole(device.alloc(bytes).expect("memory"));
     let scratch = (plan.scratch() > 0).then(|| alloc(plan.scratch()));
     let mut rng = Rng(7);
-    let fill = |o: &crate::op::Operand| {
+    let launch = Launch::new(op, plan, device.token()).expect("a launch");
+    let fill = |(i, o): (usize, &crate::op::Operand)| {
         let mut array = Array::zeros(o.spec);
         if o.role != Role::Out {
             array.data = op.fill(o, Fill::Normal, &mut rng);
@@ -93,10 +106,13 @@ fn prepare(device: &Cpu, op: &Op) -> (Launch, Vec<View>, Option<View>) {
         array.encode(None, &mut bytes).expect("encodes");
         let view = alloc(bytes.len());
         device.write(&view, &bytes).expect("writes");
-        view
+        let Some(packing) = launch.plan().packing(i) else { return view };
+        let packed = alloc(packing.bytes);
+        launch.pack(i, 0..o.spec.rows(), &view, &packed).expect("packs");
+        packed
     };
-    let args = op.operands().iter().map(fill).collect();
-    (Launch::new(op, plan, device.token()).expect("a launch"), args, scratch)
+    let args = op.operands().iter().enumerate().map(fill).collect();
+    (launch, args, scratch)
 }
 
 fn outputs(device: &Cpu, op: &Op) -> Vec<Vec<u8>> {
@@ -134,6 +150,43 @@ fn threads_do_not_change_bits() {
         let larger = LARGER.iter().map(|text| text.parse().expect("an operation"));
         for op in Op::cases().into_iter().chain(larger).filter(|op| one.plan(op).is_ok()) {
             assert!(outputs(&one, &op) == outputs(&more, &op), "{} {op}", isa.name());
+        }
+    }
+}
+
+/// No sum of bytes is too large on the way, whatever the kernel.
+#[test]
+fn bytes_at_their_extremes_are_exact() {
+    let op: Op = "matmul x=i8:5x1500 w=i8:40x1500 out=i32:5x40".parse().expect("an operation");
+    for (isa, (signed, x, w)) in Isa::available().into_iter().flat_map(|isa| {
+        [(true, 0x80, 0x80), (true, 0x7f, 0x80), (true, 0x80, 0x7f), (false, 0xff, 0x80), (false, 0xff, 0x7f)]
+            .map(|c| (isa, c))
+    }) {
+        let Op::Matmul(mut op) = op else { unreachable!() };
+        if !signed {
+            op.x = Spec::new(DType::U8, &[5, 1500]).expect("a spec");
+        }
+        let device = device(isa, 1);
+        let want = 1500 * (if signed { x as u8 as i8 as i32 } else { x }) * w as u8 as i8 as i32;
+        for plan in device.plan(&op.into()).expect("kernels") {
+            let launch = Launch::new(&op.into(), plan, device.token()).expect("a launch");
+            let filled = |bytes: usize, with: i32| {
+                let view = View::whole(device.alloc(bytes).expect("memory"));
+                device.write(&view, &vec![with as u8; bytes]).expect("writes");
+                view
+            };
+            let mut weight = filled(40 * 1500, w);
+            if let Some(packing) = launch.plan().packing(1) {
+                let packed = filled(packing.bytes, 1);
+                launch.pack(1, 0..40, &weight, &packed).expect("packs");
+                weight = packed;
+            }
+            let (out, scratch) = (filled(5 * 40 * 4, 1), filled(launch.plan().scratch(), 1));
+            launch.run(&[filled(5 * 1500, x), weight, out.clone()], Some(&scratch)).expect("runs");
+            let mut bytes = vec![0; 5 * 40 * 4];
+            device.read(&out, &mut bytes).expect("reads");
+            let sums = bytes.as_chunks().0.iter().map(|&b| i32::from_le_bytes(b));
+            assert!(sums.clone().all(|sum| sum == want), "{}: {:?}", launch.plan().name(), sums.max());
         }
     }
 }

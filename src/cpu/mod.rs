@@ -73,15 +73,13 @@ pub struct Cpu(Arc<Device>);
 impl Cpu {
     /// Opens it with the best instruction set there is (or the lesser one that the environment variable `TESELA_ISA` names:
     /// `scalar`, `avx2`, `avx512`, `neon`, `neon-dotprod`, `neon-i8mm`) and, by default, as many threads as the process may use:
-    /// its affinity and its cgroup's quota.
+    /// its affinity and its cgroup's quota, rounded up.
     pub fn open(options: &OpenOptions) -> Result<Cpu> {
         Ok(Cpu::with_isa(options, Isa::detect()))
     }
 
     fn with_isa(options: &OpenOptions, isa: Isa) -> Cpu {
-        // The standard library reads the affinity mask and the quotas of both cgroup versions (rounded down, at least 1).
-        let allowed = || std::thread::available_parallelism().map_or(1, |n| n.get());
-        let pool = Pool::new(if options.threads == 0 { allowed() } else { options.threads });
+        let pool = Pool::new(if options.threads == 0 { machine::processors() } else { options.threads });
         let name = machine::name();
         let mut info = DeviceInfo::new("cpu", name.clone(), Kind::Cpu);
         info.id = format!("cpu:{name}");
@@ -173,7 +171,13 @@ impl Backend for Cpu {
     }
 
     fn peaks(&self) -> Result<Peaks> {
-        peaks::measure(self.0.isa, &mut self.0.lock())
+        let bytes = peaks::stream();
+        // For a moment, and no tensor's: it does not count.
+        let buffer = View::whole(HostBuffer::alloc(bytes, self.0.token, &Account::new("cpu", 0))?);
+        let pointer = host::pointer(&buffer, self.0.token)?.cast::<f32>();
+        // SAFETY: the buffer is as long, aligned, zeroed, and nobody else's.
+        let stream = unsafe { std::slice::from_raw_parts_mut(pointer, bytes / 4) };
+        Ok(peaks::measure(self.0.isa, &mut self.0.lock(), stream))
     }
 
     fn memory(&self) -> Memory {

@@ -1,27 +1,32 @@
 //! The processor's limits, measured with all threads of the pool: register-only loops of multiply-adds, and streams through a
-//! buffer many times the size of the second cache. The best of a few runs counts, since other programs only slow it down.
+//! buffer larger than the last cache, of large pages. The best of a few runs counts, since other programs only slow it down.
 
 use std::{hint::black_box, time::Instant};
 
 use super::{
+    machine,
     pool::Pool,
     simd::{Isa, Simd, simd},
 };
-use crate::{
-    backend::Peaks,
-    error::{Error, Result},
-};
+use crate::backend::Peaks;
 
 /// Rounds of a task's loop: a task takes a fraction of a millisecond.
 const ROUNDS: usize = 40_000;
 /// Chains of dependent multiply-adds: enough to hide their latency (4 to 5 cycles, two a cycle).
 const CHAINS: usize = 12;
 const RUNS: usize = 5;
-/// Bytes of the stream, and of a task's part of it.
-const STREAM: usize = 64 << 20;
-const PART: usize = 1 << 20;
+/// Numbers of a task's part of the stream.
+const PART: usize = 256 << 10;
+/// Numbers between what is read and what is asked for.
+const AHEAD: usize = 512;
 
-pub(super) fn measure(isa: Isa, pool: &mut Pool) -> Result<Peaks> {
+/// Bytes to stream through: more than the last cache holds, within reason.
+pub(super) fn stream() -> usize {
+    (2 * machine::caches().last).clamp(64 << 20, 256 << 20)
+}
+
+/// `stream` is written to.
+pub(super) fn measure(isa: Isa, pool: &mut Pool, stream: &mut [f32]) -> Peaks {
     let mut peaks = Peaks::default();
     let tasks = 8 * pool.threads();
     let work = |per_round: usize| (tasks * ROUNDS * per_round) as f64;
@@ -43,27 +48,27 @@ pub(super) fn measure(isa: Isa, pool: &mut Pool) -> Result<Peaks> {
                 .max(work(CHAINS * 128) / best(|| pool.run(tasks, |_, _| run(|| dot.chains::<CHAINS>(ROUNDS)))));
         }
     }
-    let mut buffer: Vec<f32> = Vec::new();
-    let room = buffer.try_reserve_exact(STREAM / 4);
-    room.map_err(|_| Error::OutOfMemory { device: "cpu".into(), bytes: STREAM, available: None })?;
-    buffer.resize(STREAM / 4, 1.0);
+    stream.fill(1.0); // memory that was never written to is a page of zeros in the cache
+    let bytes = size_of_val(stream) as f64;
     let read = best(|| {
-        pool.run(STREAM / PART, |i, _| {
-            black_box(simd!(isa, s => total(s, &buffer[i * PART / 4..][..PART / 4])));
+        pool.run(stream.len().div_ceil(PART), |i, _| {
+            let part = &stream[i * PART..stream.len().min(i * PART + PART)];
+            black_box(simd!(isa, s => total(s, part)));
         })
     });
-    peaks.read_bytes = STREAM as f64 / read;
-    let (from, to) = buffer.split_at_mut(STREAM / 8);
-    let parts: Vec<_> = from.chunks(PART / 4).zip(to.chunks_mut(PART / 4).map(std::sync::Mutex::new)).collect();
+    peaks.read_bytes = bytes / read;
+    let (from, to) = stream.split_at_mut(stream.len() / 2);
+    let parts: Vec<_> = from.chunks(PART).zip(to.chunks_mut(PART).map(std::sync::Mutex::new)).collect();
     let copy = best(|| {
         pool.run(parts.len(), |i, _| {
             if let (from, Ok(mut to)) = (parts[i].0, parts[i].1.lock()) {
-                to.copy_from_slice(from);
+                let n = from.len().min(to.len());
+                to[..n].copy_from_slice(&from[..n]);
             }
         })
     });
-    peaks.copy_bytes = STREAM as f64 / copy;
-    Ok(peaks)
+    peaks.copy_bytes = bytes / copy;
+    peaks
 }
 
 /// Runs what the compiler would otherwise leave out.
@@ -109,6 +114,7 @@ fn total<S: Simd>(s: S, values: &[f32]) -> f32 {
     for part in values.chunks_exact(8 * S::LANES) {
         let mut i = 0;
         while i < 8 {
+            s.prefetch(part.as_ptr().wrapping_add(i * S::LANES + AHEAD).cast());
             // SAFETY: the part has 8 vectors.
             sums[i] = s.add(sums[i], unsafe { s.load(part.as_ptr().add(i * S::LANES)) });
             i += 1;
@@ -123,9 +129,9 @@ mod tests {
 
     #[test]
     fn peaks_are_plausible_and_quick() {
-        let (start, mut pool) = (Instant::now(), Pool::new(2));
+        let (start, mut pool, mut stream) = (Instant::now(), Pool::new(2), vec![0.0; 3 * PART + 5]);
         for isa in Isa::available() {
-            let peaks = measure(isa, &mut pool).unwrap();
+            let peaks = measure(isa, &mut pool, &mut stream);
             println!("{}: {peaks:?}", isa.name());
             for rate in [peaks.f32_flops, peaks.half_flops, peaks.int8_ops, peaks.read_bytes, peaks.copy_bytes] {
                 assert!(rate > 1e7 && rate < 1e16, "{}: {peaks:?}", isa.name());

@@ -5,13 +5,17 @@
 //! scratch: | x in f32: [blocks of k][strips][BLOCK][height] | per thread: panel [BLOCK][PANEL], sums [rows][COLUMNS], and those of `up` |
 //! ```
 //!
-//! Five kernels: `panel` reads weights packed in panels, for any number of rows; `plain` decodes panels from any weight; `rows`
-//! is for few rows, dot by dot; [`int8`] and [`int8_rows`] are for quantized weights under `Numerics::Fast`. One thread with
-//! AVX-512, of the multiply-adds measured by `peaks`: f32 at 1024 cubed 89 % from panels and 83 % plain (`tests/speed.rs`; 68 and
-//! 64 % with strips of 12 rows); 512 rows by q4_k of 2048 squared 60 to 62 % (54 to 57). Tried and lost: 512 rows of x at once.
+//! Seven kernels: `panel` reads weights packed in panels, for any number of rows; `plain` makes panels from any weight; [`bytes`] has both for
+//! bytes by bytes with sums in i32; `rows` is for few rows, dot by dot; [`int8`] and [`int8_rows`] are for quantized weights under
+//! `Numerics::Fast`.
+//!
+//! Traffic: the weight comes once from memory for every [`Product`] chunk of rows of x, and what the next panel needs is asked for while this one is
+//! multiplied ([`tile`]); x comes from the second cache; what is complete is finished strip by strip, so that its stores overlap the next
+//! strip's arithmetic. FIGURES
 //!
 //! All ways but those by rows add up in one order whatever the shape ([`tile`]): batch-invariant.
 
+mod bytes;
 mod epilogue;
 mod int8;
 mod int8_rows;
@@ -23,12 +27,12 @@ mod weight;
 use std::sync::Arc;
 
 pub(super) use self::{
-    epilogue::Epilogue,
+    epilogue::{Epilogue, Sum},
     int8_rows::most_rows,
     product::{Job, Product, Way},
     rows::ROWS,
-    tile::{PANEL, Sum},
-    weight::{Weight, pack, packing},
+    tile::PANEL,
+    weight::{Weight, pack, packed_length, packing},
 };
 use super::{
     Device,
@@ -45,10 +49,18 @@ use crate::{
 pub(super) fn plan(device: &Arc<Device>, op: &Matmul) -> Result<Plans> {
     let (_, m, _, _) = op.dims();
     let mut plans = Plans::new();
-    if !has_block_scales(op) && [&op.w].into_iter().chain(&op.up).all(|w| packing(w).is_some()) {
+    let packs = [&op.w].into_iter().chain(&op.up).all(|w| packing(w).is_some());
+    if is_integer(op) {
+        if packs {
+            plans.extend(kernel(device, op, Way::BytesPanel)?);
+        }
+        plans.extend(kernel(device, op, Way::BytesPlain)?);
+        return Ok(plans);
+    }
+    if packs && (!has_block_scales(op) || op.w.dtype() == DType::I8) {
         plans.extend(kernel(device, op, Way::Panel)?);
     }
-    if m <= ROWS && !is_integer(op) && op.determinism <= Way::Rows.determinism() {
+    if m <= ROWS && op.determinism <= Way::Rows.determinism() {
         plans.extend(kernel(device, op, Way::Rows)?);
     }
     plans.extend(kernel(device, op, Way::Plain)?);
@@ -88,7 +100,7 @@ fn kernel(device: &Arc<Device>, op: &Matmul, way: Way) -> Result<Plans> {
         | Features::SCALES;
     let name = format_args!("matmul-{}-{}-{}", op.x.dtype(), op.w.dtype(), way.name());
     let mut kernel = Kernel::new(device, op, name, known)?.scratch(product.scratch()).determinism(way.determinism());
-    if way == Way::Panel {
+    if way.is_packed() {
         let isa = device.isa;
         for (i, o) in op.operands().iter().enumerate().filter(|(_, o)| matches!(o.name, "w" | "up")) {
             if let Some(packing) = packing(&o.spec) {
@@ -105,10 +117,13 @@ fn kernel(device: &Arc<Device>, op: &Matmul, way: Way) -> Result<Plans> {
             let weight = |name: &str| {
                 let tensor = args.get(name)?;
                 let dense = tensor.spec.dense();
-                let spec = if way == Way::Panel { &dense } else { tensor.spec };
-                let offset = Matmul::batch_offset(&op.out, spec, b);
+                let spec = if way.is_packed() { &dense } else { tensor.spec };
+                let mut offset = Matmul::batch_offset(&op.out, spec, b);
+                if way.is_packed() {
+                    offset = offset / k.max(1) * packed_length(tensor.dtype(), k);
+                }
                 let scales = w_scale.filter(|_| block_scales);
-                Some(Weight { tensor, offset, packed: way == Way::Panel, scales })
+                Some(Weight { tensor, offset, packed: way.is_packed(), scales })
             };
             let Some(w) = weight("w") else { return };
             let epilogue = Epilogue {

@@ -1,19 +1,21 @@
 //! One matrix product, cut into tasks.
 
-use std::{mem::MaybeUninit, ops::Range};
+use std::{mem::MaybeUninit, ops::Range, ptr};
 
 use super::{
-    epilogue::{COLUMNS, Epilogue},
+    bytes,
+    epilogue::{COLUMNS, Epilogue, Sums},
     int8, int8_rows, rows,
-    tile::{self, BLOCK, PANEL, TALLEST, Tile},
+    tile::{self, Ahead, BLOCK, PANEL, Quad, TALLEST, Term, Tile},
     weight::Weight,
 };
 use crate::{
     cpu::{
         decode::decode_strided,
         kernel::{Args, Tensor},
+        machine,
         pool::Pool,
-        simd::{Element, Simd, element, simd},
+        simd::{Simd, element, simd},
     },
     dtype::DType,
     op::Determinism,
@@ -28,6 +30,10 @@ pub(crate) enum Way {
     Plain,
     /// Row by row, for few rows of x.
     Rows,
+    /// Bytes by bytes, packed in panels of quads.
+    BytesPanel,
+    /// Bytes by bytes, the panels made from any layout.
+    BytesPlain,
     /// Panels of 8-bit integers are made from any quantized layout.
     Int8,
     /// Row by row, unpacked to 8-bit integers, for few rows of x.
@@ -38,8 +44,8 @@ impl Way {
     /// The word in kernels' names.
     pub(crate) fn name(self) -> &'static str {
         match self {
-            Way::Panel => "panel",
-            Way::Plain => "plain",
+            Way::Panel | Way::BytesPanel => "panel",
+            Way::Plain | Way::BytesPlain => "plain",
             Way::Rows => "rows",
             Way::Int8 => "int8",
             Way::Int8Rows => "int8-rows",
@@ -49,17 +55,33 @@ impl Way {
     /// What the order of its sums promises.
     pub(crate) fn determinism(self) -> Determinism {
         match self {
-            Way::Panel | Way::Plain | Way::Int8 => Determinism::BatchInvariant,
             Way::Rows | Way::Int8Rows => Determinism::ThreadCount,
+            _ => Determinism::BatchInvariant,
         }
+    }
+
+    /// True where the weight is packed.
+    pub(crate) fn is_packed(self) -> bool {
+        matches!(self, Way::Panel | Way::BytesPanel)
+    }
+
+    /// True where sums are i32.
+    pub(super) fn is_integer(self) -> bool {
+        matches!(self, Way::BytesPanel | Way::BytesPlain)
+    }
+
+    /// True where x is cut into strips.
+    fn has_strips(self) -> bool {
+        self.is_packed() || matches!(self, Way::Plain | Way::BytesPlain)
     }
 }
 
 /// Sizes of the tasks and of scratch memory, for up to so many rows.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Product {
-    /// Blocks of k.
+    /// Blocks of k, and elements of one.
     blocks: usize,
+    block: usize,
     /// Bytes of a block of a row of x in scratch memory.
     block_bytes: usize,
     /// Rows of x that are in scratch memory at once.
@@ -85,10 +107,13 @@ pub(crate) struct Job<'a> {
 
 /// Bytes of x that should stay in the caches.
 const CHUNK_BYTES: usize = 8 << 20;
-/// Rows that make good use of the second cache. Decoding a panel pays off over more of them than reading one.
+/// Rows that make good use of a second cache of 2 MiB. Decoding a panel pays off over more of them than reading one.
 const PANEL_ROWS: usize = 224;
 const PLAIN_ROWS: usize = 392;
 const INT8_ROWS: usize = 516;
+const BYTES_ROWS: usize = 448;
+/// A panel that was made.
+const PANEL_BYTES: usize = size_of::<bytes::Panel>();
 /// Strips of x by a panel of halves: from so many on, the panel is converted to f32 first. (Converting takes some 4 of the 30
 /// instructions of a step; it pays from the second or third strip on by that count.)
 const CONVERT: usize = 3;
@@ -96,13 +121,16 @@ const CONVERT: usize = 3;
 impl Product {
     /// For up to `m` rows; `gated` products have two factors.
     pub(crate) fn new(threads: usize, way: Way, (m, n, k): (usize, usize, usize), gated: bool) -> Product {
-        let blocks = k.div_ceil(BLOCK).max(1);
+        let block = if way.is_integer() { bytes::BLOCK } else { BLOCK };
+        let blocks = k.div_ceil(block).max(1);
         let (rows, block_bytes) = match way {
             Way::Panel => (PANEL_ROWS, BLOCK * 4),
             Way::Plain | Way::Rows => (PLAIN_ROWS, BLOCK * 4),
+            Way::BytesPanel | Way::BytesPlain => (BYTES_ROWS, bytes::BLOCK),
             Way::Int8 => (INT8_ROWS, size_of::<int8::Row>()),
             Way::Int8Rows => (PLAIN_ROWS, size_of::<int8_rows::Block>()),
         };
+        let rows = (rows * (machine::caches().second >> 10) / 2048).clamp(rows / 4, 2 * rows);
         let chunk = (CHUNK_BYTES / (blocks * block_bytes)).next_multiple_of(TALLEST).min(rows).min(m).max(1);
         let small = m.saturating_mul(n).saturating_mul(k) < 64 << 10;
         // Enough tasks for every thread, columns first: each panel is then decoded once.
@@ -111,7 +139,7 @@ impl Product {
         let across = n.div_ceil(columns).max(1);
         let parts = if small || matches!(way, Way::Rows | Way::Int8Rows) { 1 } else { (2 * threads).div_ceil(across) };
         let part = chunk.div_ceil(parts).next_multiple_of(if way == Way::Int8 { int8::TALLEST } else { TALLEST });
-        Product { blocks, block_bytes, chunk, part, columns, threads, factors: 1 + usize::from(gated), small }
+        Product { blocks, block, block_bytes, chunk, part, columns, threads, factors: 1 + usize::from(gated), small }
     }
 
     fn x_bytes(&self) -> usize {
@@ -125,7 +153,7 @@ impl Product {
     }
 
     fn thread_bytes(&self) -> usize {
-        BLOCK * PANEL * 4 + self.factors * self.sums_bytes()
+        PANEL_BYTES + self.factors * self.sums_bytes()
     }
 
     /// Bytes of scratch memory.
@@ -141,7 +169,7 @@ impl Product {
             let rows = self.chunk.min(job.rows - chunk);
             let mut part = self.part;
             let mut height = 1;
-            if matches!(way, Way::Panel | Way::Plain) {
+            if way.has_strips() {
                 height = simd!(args.isa, s => tile::height(s, rows));
                 part = part / height * height;
                 let strips = rows.div_ceil(height);
@@ -151,7 +179,7 @@ impl Product {
                     // SAFETY: the strip has its own place in scratch memory.
                     simd!(args.isa, s => unsafe {
                         let to = args.scratch::<f32>().add(task * tile::strip_pitch(height));
-                        self.strip(s, job, chunk, some, b, height, to);
+                        self.strip(s, way, job, chunk, some, b, height, to);
                     });
                 });
             } else {
@@ -174,7 +202,7 @@ impl Product {
                     simd!(args.isa, s => match way {
                         Way::Rows | Way::Int8Rows => self.dots(s, way, &task),
                         Way::Int8 => self.integers(s, &task),
-                        Way::Panel | Way::Plain => self.tiles(s, &task),
+                        _ => self.tiles(s, way, &task),
                     });
                 }
             });
@@ -191,6 +219,7 @@ impl Product {
     unsafe fn strip<S: Simd>(
         &self,
         s: S,
+        way: Way,
         job: &Job,
         chunk: usize,
         rows: Range<usize>,
@@ -198,8 +227,16 @@ impl Product {
         height: usize,
         to: *mut f32,
     ) {
-        let (x, p) = (job.x, b * BLOCK);
-        let len = BLOCK.min(x.spec.dim(0) - p.min(x.spec.dim(0)));
+        let (x, p) = (job.x, b * self.block);
+        let len = self.block.min(x.spec.dim(0) - p.min(x.spec.dim(0)));
+        let (from, pitch) = if len > 0 { x.matrix(job.first + chunk + rows.start, p) } else { (to.cast(), 0) };
+        if len == BLOCK && height > 1 && x.dtype() == DType::F32 && x.spec.stride(0) == 1 && !way.is_integer() {
+            // As many rows as a vector has lanes are read, though fewer be taken.
+            if chunk + rows.start + S::LANES <= job.rows {
+                // SAFETY: the rows exist, and have a block of elements here.
+                return unsafe { tile::interleave(s, from.cast(), x.spec.stride(1), height, to) };
+            }
+        }
         let mut values = MaybeUninit::<[[f32; BLOCK]; 16]>::uninit();
         let values = values.as_mut_ptr().cast::<f32>();
         // SAFETY: the rows exist, at most LANES of them; a strip of one row lies in scratch memory as in the buffer.
@@ -209,14 +246,18 @@ impl Product {
             for i in 0..lanes {
                 let (row, to) = (rows.start + i, rows_at.add(i * BLOCK));
                 let len = if row < rows.end { len } else { 0 };
-                if len > 0 {
-                    let from = x.at::<u8>(job.first + chunk + row, p);
-                    decode_strided(s, x.dtype(), from, x.spec.stride(0), to, len);
+                let from = if len > 0 { from.add(i * pitch) } else { from };
+                if way.is_integer() {
+                    bytes::row(s, x.dtype(), from, x.spec.stride(0), len, to.cast());
+                } else {
+                    if len > 0 {
+                        decode_strided(s, x.dtype(), from, x.spec.stride(0), to, len);
+                    }
+                    to.add(len).write_bytes(0, BLOCK - len);
                 }
-                to.add(len).write_bytes(0, BLOCK - len);
             }
             if height > 1 {
-                tile::interleave(s, values, height, to);
+                tile::interleave(s, values, BLOCK, height, to);
             }
         }
     }
@@ -248,49 +289,99 @@ impl Product {
     }
 
     #[inline(always)]
-    unsafe fn tiles<S: Simd>(&self, s: S, task: &Task) {
-        let (height, pitch) = (task.height, tile::strip_pitch(task.height));
-        let (strips, all, first) = (task.rows.div_ceil(height), task.all.div_ceil(height), task.i / height);
+    unsafe fn tiles<S: Simd>(&self, s: S, way: Way, task: &Task) {
+        let strips = task.rows.div_ceil(task.height);
         for f in 0..self.factors {
             let Some(w) = task.factor(f) else { continue };
+            let (dtype, k) = (w.tensor.dtype(), w.k());
             // SAFETY: the task's rows and columns exist; buffers are sized for them.
             unsafe {
-                let (panel, sums) = (task.own.cast::<f32>(), self.sums(task, f));
-                let k = w.k();
+                let panel = task.own.cast::<f32>();
                 if k == 0 {
-                    sums.write_bytes(0, task.rows * self.columns);
+                    self.sums(task, f).write_bytes(0, task.rows * self.columns);
+                    if f + 1 == self.factors {
+                        self.finish(s, task);
+                    }
                 }
-                for (b, p) in (0..k).step_by(BLOCK).enumerate() {
-                    let range = p..k.min(p + BLOCK);
-                    let tile = Tile {
-                        a: task.x.add((b * all + first) * pitch),
-                        b: panel as *const f32,
-                        k: range.len(),
-                        c: sums,
-                        pitch: self.columns,
-                        first: p == 0,
-                        sum: task.job.epilogue.sum,
-                    };
+                for p in (0..k).step_by(self.block) {
+                    let range = p..k.min(p + self.block);
                     for j in (0..task.columns).step_by(PANEL) {
-                        let tile = Tile { c: tile.c.add(j), ..tile };
-                        let direct = strips < CONVERT || w.tensor.dtype() == DType::F32;
+                        let step = Step { f, p, j, ahead: self.ahead(w, task, p, j) };
+                        let range = range.clone();
+                        if way.is_integer() {
+                            let signed = task.job.x.dtype() == DType::I8;
+                            let (b, start) = s.outline(
+                                #[inline(always)]
+                                || bytes::panel(s, w, task.j + j, range, signed, panel.cast()),
+                            );
+                            self.strips::<S, Quad>(s, task, step, b, start);
+                            continue;
+                        }
+                        let direct = strips < CONVERT || dtype == DType::F32;
                         let ready = direct.then(|| {
-                            element!(w.tensor.dtype(), T => ready::<S, T>(s, w, task.j + j, p, (strips, height), tile))
+                            element!(dtype, T => match w.ready_panel::<T>(task.j + j, p) {
+                                Some(b) => {
+                                    self.strips::<S, T>(s, task, step, b, ptr::null());
+                                    true
+                                }
+                                None => false,
+                            })
                         });
                         if ready.flatten() != Some(true) {
-                            let range = range.clone();
                             s.outline(
                                 #[inline(always)]
                                 || w.panel(s, task.j + j, range, panel),
                             );
-                            tile::multiply(s, strips, height, tile);
+                            self.strips::<S, f32>(s, task, step, panel, ptr::null());
                         }
                     }
                 }
             }
         }
-        // SAFETY: as above.
-        unsafe { self.finish(s, task) }
+    }
+
+    /// All strips of a task by one panel; what is complete is finished while it is in the first cache.
+    #[inline(always)]
+    unsafe fn strips<S: Simd, T: Term>(&self, s: S, task: &Task, step: Step, b: *const T, start: *const f32) {
+        let (height, pitch, k) = (task.height, tile::strip_pitch(task.height), task.job.w.k());
+        let (strips, all, first) = (task.rows.div_ceil(height), task.all.div_ceil(height), task.i / height);
+        let Step { f, p, j, ahead } = step;
+        let len = (k - p).min(self.block);
+        let last = f + 1 == self.factors && p + len == k;
+        // SAFETY: the task's rows and columns exist; buffers are sized for them.
+        unsafe {
+            let (a, c) = (task.x.add((p / self.block * all + first) * pitch), self.sums(task, f).add(j));
+            for i in 0..strips {
+                let tile = Tile {
+                    a: a.add(i * pitch),
+                    b,
+                    k: if T::INTEGER { len.div_ceil(4) } else { len },
+                    c: c.add(i * height * self.columns),
+                    pitch: self.columns,
+                    first: p == 0,
+                    start,
+                    ahead: ahead.part(i, strips),
+                };
+                tile::multiply(s, height, tile);
+                if last {
+                    let rows = i * height..task.rows.min(i * height + height);
+                    self.finish_part(s, task, rows, (j, PANEL.min(task.columns - j)));
+                }
+            }
+        }
+    }
+
+    /// The memory that is read after the panel at (p, j).
+    #[inline(always)]
+    fn ahead(&self, w: &Weight, task: &Task, p: usize, j: usize) -> Ahead {
+        let k = w.k();
+        if j + PANEL < task.columns {
+            w.ahead(task.j + j + PANEL, p..k.min(p + self.block))
+        } else if p + self.block < k {
+            w.ahead(task.j, p + self.block..k.min(p + 2 * self.block))
+        } else {
+            w.ahead(task.j + self.columns * self.threads, 0..k.min(self.block))
+        }
     }
 
     #[inline(always)]
@@ -349,25 +440,39 @@ impl Product {
 
     unsafe fn sums(&self, task: &Task, factor: usize) -> *mut f32 {
         // SAFETY: inside the thread's part of scratch memory.
-        unsafe { task.own.add(BLOCK * PANEL * 4 + factor * self.sums_bytes()).cast() }
+        unsafe { task.own.add(PANEL_BYTES + factor * self.sums_bytes()).cast() }
     }
 
     #[inline(always)]
     unsafe fn finish<S: Simd>(&self, s: S, task: &Task) {
         // SAFETY: as for the callers.
+        unsafe { self.finish_part(s, task, 0..task.rows, (0, task.columns)) }
+    }
+
+    /// Rows of the task, and `n` columns from its j-th on.
+    #[inline(always)]
+    unsafe fn finish_part<S: Simd>(&self, s: S, task: &Task, rows: Range<usize>, (j, n): (usize, usize)) {
+        // SAFETY: as for the callers.
         unsafe {
-            let (c, up) = (self.sums(task, 0), task.job.up.map(|_| self.sums(task, 1)));
-            for i in 0..task.rows {
-                let row = (task.job.first, task.chunk + task.i + i);
-                let up = up.map(|u| u.add(i * self.columns).cast_const());
-                let c = c.add(i * self.columns);
-                s.outline(
-                    #[inline(always)]
-                    || task.job.epilogue.finish(s, row, (task.j, task.columns), c, up),
-                );
-            }
+            let at = rows.start * self.columns + j;
+            let up = task.job.up.map(|_| self.sums(task, 1).add(at).cast_const());
+            let sums = Sums { c: self.sums(task, 0).add(at), up, pitch: self.columns };
+            let rows = task.chunk + task.i + rows.start..task.chunk + task.i + rows.end;
+            s.outline(
+                #[inline(always)]
+                || task.job.epilogue.finish(s, (task.job.first, rows), (task.j + j, n), sums),
+            );
         }
     }
+}
+
+/// Where a task is: factor `f`, element `p` of k, column `j` of its columns.
+#[derive(Clone, Copy)]
+struct Step {
+    f: usize,
+    p: usize,
+    j: usize,
+    ahead: Ahead,
 }
 
 /// Rows `chunk + i ..` and columns `j ..` of a job.
@@ -391,23 +496,6 @@ impl<'a> Task<'a> {
     }
 }
 
-/// Multiplies with a panel that lies in memory as the tile reads it; false where it does not.
-#[inline(always)]
-unsafe fn ready<S: Simd, T: Element>(
-    s: S,
-    w: &Weight,
-    j: usize,
-    k: usize,
-    (strips, height): (usize, usize),
-    tile: Tile<f32>,
-) -> bool {
-    let Some(b) = w.ready_panel::<T>(j, k) else { return false };
-    let Tile { a, k, c, pitch, first, sum, .. } = tile;
-    // SAFETY: the caller's tile, with another panel of the same extent.
-    unsafe { tile::multiply(s, strips, height, Tile { a, b, k, c, pitch, first, sum }) };
-    true
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -418,8 +506,14 @@ mod tests {
     #[test]
     fn strips_fit() {
         for isa in Isa::available() {
-            for (way, m) in [(Way::Panel, 1), (Way::Panel, 3), (Way::Plain, 15), (Way::Panel, 200), (Way::Plain, 5000)]
-            {
+            for (way, m) in [
+                (Way::Panel, 1),
+                (Way::Panel, 3),
+                (Way::Plain, 15),
+                (Way::Panel, 200),
+                (Way::Plain, 5000),
+                (Way::BytesPanel, 5000),
+            ] {
                 let product = Product::new(2, way, (m, 4096, 600), false);
                 let mut before = 0;
                 for rows in 1..=product.chunk {

@@ -6,10 +6,15 @@
 //! [panel of rows 0..32][panel of rows 32..64] .. [the last rows, fewer]
 //! panel: [k][width]     width = 32, or what is left in the last
 //! ```
+//!
+//! That of an i8 weight is `quads32`: [`bytes`].
 
 use std::{mem::MaybeUninit, ops::Range};
 
-use super::tile::{BLOCK, PANEL};
+use super::{
+    bytes,
+    tile::{Ahead, BLOCK, PANEL},
+};
 use crate::{
     backend::Packing,
     cpu::{
@@ -18,6 +23,7 @@ use crate::{
         pool::Pool,
         simd::{Isa, Simd, row, simd},
     },
+    dtype::DType,
     layout::Spec,
 };
 
@@ -55,6 +61,25 @@ impl<'a> Weight<'a> {
         (self.packed && self.n() - j >= PANEL).then(|| self.element(j * self.k() + k * PANEL))
     }
 
+    /// The memory of rows `j .. j + 32`, elements `k` of each, where a kernel does well to ask for it before it reads them.
+    pub(super) fn ahead(&self, j: usize, k: Range<usize>) -> Ahead {
+        let (spec, dtype) = (self.tensor.spec, self.tensor.dtype());
+        if j >= self.n() {
+            return Ahead::NONE;
+        }
+        let rows = (self.n() - j).min(PANEL);
+        let bytes = |elements: usize| dtype.bytes(elements).unwrap_or(0);
+        if self.packed {
+            let from = self.element::<u8>(j * packed_length(dtype, self.k()) + k.start * rows);
+            return Ahead { from, run: bytes(k.len() * rows), pitch: 0, runs: 1 };
+        }
+        if spec.stride(0) != 1 {
+            return Ahead::NONE;
+        }
+        let from = self.element(j * spec.stride(1) + k.start);
+        Ahead { from, run: bytes(k.len()), pitch: bytes(spec.stride(1)), runs: rows }
+    }
+
     /// Elements `k` of row `j` as f32. The range begins at a multiple of BLOCK.
     ///
     /// # Safety
@@ -88,6 +113,9 @@ impl<'a> Weight<'a> {
             if width < PANEL {
                 out.write_bytes(0, k.len() * PANEL);
             }
+            if self.packed && dtype == DType::I8 {
+                return self.quads(s, j, k, width, out);
+            }
             let across = !self.packed && dtype.is_float() && spec.stride(1) == 1 && self.scales.is_none();
             if self.packed || across {
                 for p in k.clone() {
@@ -117,10 +145,48 @@ impl<'a> Weight<'a> {
             }
         }
     }
+
+    /// As `panel`, from `quads32`.
+    #[inline(always)]
+    unsafe fn quads<S: Simd>(&self, s: S, j: usize, k: Range<usize>, width: usize, out: *mut f32) {
+        // SAFETY: the caller's promise; rows of a quad are `width` apart.
+        unsafe {
+            let from = self.element::<[i8; 4]>(j * packed_length(DType::I8, self.k()) + k.start * width);
+            for at in (0..k.len()).step_by(4) {
+                let (from, to) = (from.add(at / 4 * width), out.add(at * PANEL));
+                // Blocks of scales are 128 rows by 128 columns.
+                let scale = self.scales.map_or(1.0, |f| *f.at::<f32>(j / 128, (k.start + at) / 128));
+                for column in (0..width).step_by(S::LANES).take_while(|_| width == PANEL) {
+                    let bytes = s.bits(s.load(from.add(column).cast()));
+                    macro_rules! each {
+                        ($($i:literal $left:literal;)*) => {$(
+                            if at + $i < k.len() {
+                                let x = s.float(s.sar::<24>(s.shl::<$left>(bytes)));
+                                s.store(to.add($i * PANEL + column), s.mul(x, s.splat(scale)));
+                            }
+                        )*};
+                    }
+                    each!(0 24; 1 16; 2 8; 3 0;);
+                }
+                for i in (0..width).take_while(|_| width < PANEL) {
+                    let quad = *from.add(i);
+                    (0..4.min(k.len() - at)).for_each(|b| *to.add(b * PANEL + i) = quad[b] as f32 * scale);
+                }
+            }
+        }
+    }
 }
 
-/// The packed form of a weight, where it has one: floats, and panels that do not straddle matrices.
+/// Elements from a packed row to the next.
+pub(crate) fn packed_length(dtype: DType, k: usize) -> usize {
+    if dtype == DType::I8 { k.next_multiple_of(4) } else { k }
+}
+
+/// The packed form of a weight, where it has one: floats and i8, and panels that do not straddle matrices.
 pub(crate) fn packing(spec: &Spec) -> Option<Packing> {
+    if spec.dtype() == DType::I8 {
+        return bytes::packing(spec);
+    }
     let matrices = spec.rows() / spec.dim(1).max(1);
     let fits = spec.dtype().is_float() && (matrices <= 1 || spec.dim(1).is_multiple_of(PANEL));
     fits.then(|| Packing { name: "panel32", bytes: spec.bytes(), rows: PANEL })
@@ -128,6 +194,9 @@ pub(crate) fn packing(spec: &Spec) -> Option<Packing> {
 
 /// Packs rows of a weight: [`Plan::pack`](crate::backend::Plan::pack).
 pub(crate) fn pack(isa: Isa, rows: Range<usize>, plain: Tensor, packed: Tensor, pool: &mut Pool) {
+    if packed.dtype() == DType::I8 {
+        return bytes::pack(isa, rows, plain, packed, pool);
+    }
     let (total, k) = (packed.spec.rows(), packed.spec.dim(0));
     pool.run(rows.len().div_ceil(PANEL), |panel, _| {
         let first = rows.start + panel * PANEL;

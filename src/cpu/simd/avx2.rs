@@ -150,6 +150,13 @@ impl Simd for Avx2 {
         add_i(a: __m256i, b: __m256i) -> __m256i = _mm256_add_epi32(a, b);
         sub_i(a: __m256i, b: __m256i) -> __m256i = _mm256_sub_epi32(a, b);
         mul_i(a: __m256i, b: __m256i) -> __m256i = _mm256_mullo_epi32(a, b);
+        // Pairs of products of all eight bits would not fit 16: seven bits do, and the eighth by itself.
+        dot(c: __m256i, u: __m256i, i: __m256i) -> __m256i = {
+            let low = _mm256_maddubs_epi16(_mm256_and_si256(u, _mm256_set1_epi8(127)), i);
+            let bit = _mm256_and_si256(_mm256_srli_epi16::<7>(u), _mm256_set1_epi8(1));
+            let high = _mm256_madd_epi16(_mm256_maddubs_epi16(bit, i), _mm256_set1_epi16(128));
+            _mm256_add_epi32(_mm256_add_epi32(c, high), _mm256_madd_epi16(low, _mm256_set1_epi16(1)))
+        };
         and(a: __m256i, b: __m256i) -> __m256i = _mm256_and_si256(a, b);
         or(a: __m256i, b: __m256i) -> __m256i = _mm256_or_si256(a, b);
         xor(a: __m256i, b: __m256i) -> __m256i = _mm256_xor_si256(a, b);

@@ -97,43 +97,14 @@ impl Simd for Avx512 {
 
     #[inline(always)]
     unsafe fn transpose(self, from: *const f32, from_pitch: usize, to: *mut f32, to_pitch: usize) {
-        // SAFETY: `self` proves that the processor has the instructions; the caller answers for the squares.
-        unsafe {
-            let mut r = [_mm512_setzero_ps(); 16];
-            let mut i = 0;
-            while i < 16 {
-                r[i] = _mm512_loadu_ps(from.add(i * from_pitch));
-                i += 1;
-            }
-            // Column c, in each 128-bit lane counted from its first, of rows i .. i + 4. (Closures would not be inlined.)
-            macro_rules! pair {
-                ($c:literal, $i:expr) => {
-                    if $c < 2 { _mm512_unpacklo_ps(r[$i], r[$i + 1]) } else { _mm512_unpackhi_ps(r[$i], r[$i + 1]) }
-                };
-            }
-            macro_rules! four {
-                ($c:literal, $i:expr) => {{
-                    let (low, high) = (_mm512_castps_pd(pair!($c, $i)), _mm512_castps_pd(pair!($c, $i + 2)));
-                    _mm512_castpd_ps(if $c % 2 == 0 {
-                        _mm512_unpacklo_pd(low, high)
-                    } else {
-                        _mm512_unpackhi_pd(low, high)
-                    })
-                }};
-            }
-            macro_rules! columns {
-                ($($c:literal)*) => {$(
-                    let (a, b, d, e) = (four!($c, 0), four!($c, 4), four!($c, 8), four!($c, 12));
-                    let (x0, x1) = (_mm512_shuffle_f32x4::<0x88>(a, b), _mm512_shuffle_f32x4::<0x88>(d, e));
-                    let (y0, y1) = (_mm512_shuffle_f32x4::<0xdd>(a, b), _mm512_shuffle_f32x4::<0xdd>(d, e));
-                    _mm512_storeu_ps(to.add($c * to_pitch), _mm512_shuffle_f32x4::<0x88>(x0, x1));
-                    _mm512_storeu_ps(to.add((4 + $c) * to_pitch), _mm512_shuffle_f32x4::<0x88>(y0, y1));
-                    _mm512_storeu_ps(to.add((8 + $c) * to_pitch), _mm512_shuffle_f32x4::<0xdd>(x0, x1));
-                    _mm512_storeu_ps(to.add((12 + $c) * to_pitch), _mm512_shuffle_f32x4::<0xdd>(y0, y1));
-                )*};
-            }
-            columns!(0 1 2 3);
-        }
+        // SAFETY: the caller's promise.
+        unsafe { transpose(from, from_pitch, to, to_pitch, !0) }
+    }
+
+    #[inline(always)]
+    unsafe fn transpose_some(self, from: *const f32, from_pitch: usize, to: *mut f32, rows: usize) {
+        // SAFETY: the caller's promise.
+        unsafe { transpose(from, from_pitch, to, rows, first(rows)) }
     }
 
     #[inline(always)]
@@ -270,4 +241,49 @@ impl Simd for Avx512 {
 #[inline(always)]
 fn first(n: usize) -> __mmask16 {
     ((1u32 << n.min(16)) - 1) as __mmask16
+}
+
+/// `to[j][i] = from[i][j]` of 16 by 16, for the lanes i of the mask.
+///
+/// # Safety
+/// The processor has the instructions; both squares are there, and apart.
+#[inline(always)]
+unsafe fn transpose(from: *const f32, from_pitch: usize, to: *mut f32, to_pitch: usize, lanes: __mmask16) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let mut r = [_mm512_setzero_ps(); 16];
+        let mut i = 0;
+        while i < 16 {
+            r[i] = _mm512_loadu_ps(from.add(i * from_pitch));
+            i += 1;
+        }
+        // Column c, in each 128-bit lane counted from its first, of rows i .. i + 4. (Closures would not be inlined.)
+        macro_rules! pair {
+            ($c:literal, $i:expr) => {
+                if $c < 2 { _mm512_unpacklo_ps(r[$i], r[$i + 1]) } else { _mm512_unpackhi_ps(r[$i], r[$i + 1]) }
+            };
+        }
+        macro_rules! four {
+            ($c:literal, $i:expr) => {{
+                let (low, high) = (_mm512_castps_pd(pair!($c, $i)), _mm512_castps_pd(pair!($c, $i + 2)));
+                _mm512_castpd_ps(if $c % 2 == 0 {
+                    _mm512_unpacklo_pd(low, high)
+                } else {
+                    _mm512_unpackhi_pd(low, high)
+                })
+            }};
+        }
+        macro_rules! columns {
+            ($($c:literal)*) => {$(
+                let (a, b, d, e) = (four!($c, 0), four!($c, 4), four!($c, 8), four!($c, 12));
+                let (x0, x1) = (_mm512_shuffle_f32x4::<0x88>(a, b), _mm512_shuffle_f32x4::<0x88>(d, e));
+                let (y0, y1) = (_mm512_shuffle_f32x4::<0xdd>(a, b), _mm512_shuffle_f32x4::<0xdd>(d, e));
+                _mm512_mask_storeu_ps(to.add($c * to_pitch), lanes, _mm512_shuffle_f32x4::<0x88>(x0, x1));
+                _mm512_mask_storeu_ps(to.add((4 + $c) * to_pitch), lanes, _mm512_shuffle_f32x4::<0x88>(y0, y1));
+                _mm512_mask_storeu_ps(to.add((8 + $c) * to_pitch), lanes, _mm512_shuffle_f32x4::<0xdd>(x0, x1));
+                _mm512_mask_storeu_ps(to.add((12 + $c) * to_pitch), lanes, _mm512_shuffle_f32x4::<0xdd>(y0, y1));
+            )*};
+        }
+        columns!(0 1 2 3);
+    }
 }

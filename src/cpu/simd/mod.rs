@@ -180,6 +180,22 @@ pub(crate) trait Simd: Copy + std::fmt::Debug + Send + Sync + 'static {
         }
     }
 
+    /// The same for the first `rows` rows, which come to lie without gaps: `to[j * rows + i] = from[i][j]`.
+    /// # Safety
+    /// The square is there, and apart; `to` has room for LANES more elements.
+    #[inline(always)]
+    unsafe fn transpose_some(self, from: *const f32, from_pitch: usize, to: *mut f32, rows: usize) {
+        let mut square = std::mem::MaybeUninit::<[f32; WIDEST * WIDEST]>::uninit();
+        let square = square.as_mut_ptr().cast::<f32>();
+        // SAFETY: the caller's promise; what a vector writes beyond its row is overwritten by the next one.
+        unsafe {
+            self.transpose(from, from_pitch, square, Self::LANES);
+            for j in 0..Self::LANES {
+                self.store(to.add(j * rows), self.load(square.add(j * Self::LANES)));
+            }
+        }
+    }
+
     fn add(self, a: Self::F, b: Self::F) -> Self::F;
     fn sub(self, a: Self::F, b: Self::F) -> Self::F;
     fn mul(self, a: Self::F, b: Self::F) -> Self::F;
@@ -428,6 +444,14 @@ mod tests {
             for (i, j) in (0..n).flat_map(|i| (0..n).map(move |j| (i, j))) {
                 assert_eq!(to[j * 20 + i], from[i * 20 + j], "{}", isa.name());
             }
+            for rows in 2..=n {
+                let mut to = [-1f32; 272];
+                // SAFETY: no square is larger than 16 by 16, and there is room for a vector more.
+                simd!(isa, s => unsafe { s.transpose_some(from.as_ptr(), 20, to.as_mut_ptr(), rows) });
+                for (i, j) in (0..rows).flat_map(|i| (0..n).map(move |j| (i, j))) {
+                    assert_eq!(to[j * rows + i], from[i * 20 + j], "{} {rows}", isa.name());
+                }
+            }
         }
     }
 
@@ -435,7 +459,8 @@ mod tests {
     fn bytes_are_multiplied_by_fours() {
         let u: Vec<u8> = (0..64).map(|i| i * 77 % 256).map(|i: u32| i as u8).collect();
         let i: Vec<i8> = (0..64u32).map(|i| (i * 59 + 13) as i8).collect();
-        for isa in Isa::available() {
+        for (isa, extreme) in Isa::available().into_iter().flat_map(|isa| [(isa, false), (isa, true)]) {
+            let (u, i) = if extreme { (vec![255; 64], vec![-128; 64]) } else { (u.clone(), i.clone()) };
             let mut sums = [7i32; 16];
             // SAFETY: no vector is longer than 64 bytes.
             let lanes = simd!(isa, s => unsafe { add_dots(s, u.as_ptr(), i.as_ptr(), &mut sums) });

@@ -122,6 +122,12 @@ impl<const LEVEL: u8> Simd for Neon<LEVEL> {
         unsafe { asm!("prfm pldl1keep, [{}]", in(reg) p, options(nostack, preserves_flags, readonly)) }
     }
 
+    #[inline(always)]
+    fn prefetch_far(self, p: *const u8) {
+        // SAFETY: as above.
+        unsafe { asm!("prfm pldl2keep, [{}]", in(reg) p, options(nostack, preserves_flags, readonly)) }
+    }
+
     lanes! {
         splat(x: f32) -> float32x4_t = vdupq_n_f32(x);
         splat_i(x: i32) -> int32x4_t = vdupq_n_s32(x);

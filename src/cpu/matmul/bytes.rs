@@ -1,0 +1,182 @@
+//! Bytes by signed bytes with sums in i32: panels of quads for the tile's loop.
+//!
+//! ```text
+//! x, strips of      [k / 4][height][4] u8       what is signed, plus 128
+//! w, panels of      [k / 4][32][4] i8           zeros beyond k
+//! ```
+//!
+//! One step is an unsigned by signed dot product of four (`vpdpbusd`, `usdot`): 14 x 32 sums of 4 terms with AVX-512. Where x is signed, sums begin
+//! with -128 times the sum of the weight's row, so that the products come out exactly (wrapping, like the sum itself).
+//!
+//! The packed form `quads32` of an i8 weight is its panels (the last one narrower), then the rows' -128 times their sums:
+//!
+//! ```text
+//! [panel of rows 0..32][panel of rows 32..64] .. [the last rows, fewer] [i32 for each row]
+//! ```
+
+use std::{mem::MaybeUninit, ops::Range, ptr};
+
+use super::{
+    tile::{self, PANEL, Quad},
+    weight::Weight,
+};
+use crate::{
+    backend::Packing,
+    cpu::{
+        kernel::Tensor,
+        pool::Pool,
+        simd::{Isa, Simd, simd},
+    },
+    dtype::DType,
+    layout::Spec,
+};
+
+/// Elements of k between two visits of the sums.
+pub(super) const BLOCK: usize = 4 * tile::BLOCK;
+/// Columns of x shorter than this make a packed form over a twentieth larger than the plain one.
+const SHORTEST: usize = 144;
+
+/// A panel that was made, and what its sums begin with.
+#[repr(C, align(64))]
+pub(super) struct Panel {
+    quads: [[Quad; PANEL]; tile::BLOCK],
+    start: [i32; PANEL],
+}
+
+/// A block of a row of x as unsigned bytes.
+///
+/// # Safety
+/// `from` is readable for `len` elements, at most BLOCK of them, `to` writable for BLOCK.
+#[inline(always)]
+pub(super) unsafe fn row<S: Simd>(_s: S, dtype: DType, from: *const u8, stride: usize, len: usize, to: *mut u8) {
+    let flip = if dtype == DType::I8 { 0x80 } else { 0 };
+    // SAFETY: the caller's promise.
+    unsafe {
+        if stride == 1 {
+            (0..len).for_each(|p| *to.add(p) = *from.add(p) ^ flip);
+        } else {
+            (0..len).for_each(|p| *to.add(p) = *from.add(p * stride) ^ flip);
+        }
+        to.add(len).write_bytes(0, BLOCK - len);
+    }
+}
+
+/// Rows `j .. j + 32` (zeros beyond the last), elements `k` of each, as they lie in memory or made in `own`; and what sums begin with where x is
+/// `signed` (for zeros: null).
+///
+/// # Safety
+/// The range exists, begins at a multiple of BLOCK and is at most that long; `own` is writable.
+#[inline(always)]
+pub(super) unsafe fn panel<S: Simd>(
+    s: S,
+    w: &Weight,
+    j: usize,
+    k: Range<usize>,
+    signed: bool,
+    own: *mut Panel,
+) -> (*const Quad, *const f32) {
+    let (n, pitch) = (w.n(), w.k().next_multiple_of(4));
+    let width = (n - j).min(PANEL);
+    // SAFETY: the rows and columns exist; what is made is no longer than a block.
+    unsafe {
+        let (quads, start) = ((&raw mut (*own).quads).cast::<Quad>(), (&raw mut (*own).start).cast::<f32>());
+        if w.packed && width == PANEL {
+            let row = w.offset / pitch.max(1) + j;
+            let sums = w.tensor.pointer::<u8>().add(w.tensor.spec.rows() * pitch).cast::<f32>().add(row);
+            let start = if signed && k.start == 0 { sums.cast_const() } else { ptr::null() };
+            return (w.element(j * pitch + k.start * PANEL), start);
+        }
+        if w.packed {
+            let from = w.element::<Quad>(j * pitch + k.start * width);
+            for q in 0..k.len().div_ceil(4) {
+                quads.add(q * PANEL).write_bytes(0, PANEL);
+                quads.add(q * PANEL).copy_from_nonoverlapping(from.add(q * width), width);
+            }
+        } else {
+            make(s, w, j, k.clone(), quads);
+        }
+        if !signed {
+            return (quads, ptr::null());
+        }
+        let (each, mut column) = (s.splat_i(0x8080_8080u32 as i32), 0);
+        while column < PANEL {
+            let mut sum = s.splat_i(0);
+            for q in 0..k.len().div_ceil(4) {
+                sum = s.dot(sum, each, s.bits(s.load(quads.add(q * PANEL + column).cast())));
+            }
+            s.store(start.add(column), s.of_bits(s.sub_i(s.splat_i(0), sum)));
+            column += S::LANES;
+        }
+        (quads, start)
+    }
+}
+
+/// A panel of a weight that is not packed.
+#[inline(always)]
+unsafe fn make<S: Simd>(s: S, w: &Weight, j: usize, k: Range<usize>, quads: *mut Quad) {
+    let (spec, width, steps) = (w.tensor.spec, (w.n() - j).min(PANEL), k.len().div_ceil(4));
+    // SAFETY: rows j .. j + width exist, and indices stay inside the block.
+    unsafe {
+        if spec.stride(0) != 1 {
+            let to = quads.cast::<i8>();
+            to.write_bytes(0, steps * PANEL * 4);
+            for (p, i) in (0..k.len()).flat_map(|p| (0..width).map(move |i| (p, i))) {
+                let from = w.element::<i8>((j + i) * spec.stride(1) + (k.start + p) * spec.stride(0));
+                *to.add((p / 4 * PANEL + i) * 4 + p % 4) = *from;
+            }
+            return;
+        }
+        let mut rows = MaybeUninit::<[[f32; tile::BLOCK]; 16]>::uninit();
+        let rows = rows.as_mut_ptr().cast::<f32>();
+        let long = steps.next_multiple_of(S::LANES) * 4;
+        for column in (0..PANEL).step_by(S::LANES) {
+            for i in 0..S::LANES {
+                let (row, to) = (j + column + i, rows.add(i * tile::BLOCK).cast::<i8>());
+                let len = if column + i < width { k.len() } else { 0 };
+                if len > 0 {
+                    to.copy_from_nonoverlapping(w.element(row * spec.stride(1) + k.start), len);
+                }
+                to.add(len).write_bytes(0, long - len);
+            }
+            for p in (0..steps).step_by(S::LANES) {
+                s.transpose(rows.add(p), tile::BLOCK, quads.cast::<f32>().add(p * PANEL + column), PANEL);
+            }
+        }
+    }
+}
+
+/// The packed form of a weight, where it has one.
+pub(super) fn packing(spec: &Spec) -> Option<Packing> {
+    let (rows, k) = (spec.rows(), spec.dim(0));
+    let whole = rows <= spec.dim(1) || spec.dim(1).is_multiple_of(PANEL);
+    let bytes = rows.checked_mul(k.checked_next_multiple_of(4)?.checked_add(4)?)?;
+    let fits = spec.dtype() == DType::I8 && k >= SHORTEST && whole;
+    fits.then_some(Packing { name: "quads32", bytes, rows: PANEL })
+}
+
+/// Packs rows of a weight: [`Plan::pack`](crate::backend::Plan::pack).
+pub(super) fn pack(isa: Isa, rows: Range<usize>, plain: Tensor, packed: Tensor, pool: &mut Pool) {
+    let (total, k) = (packed.spec.rows(), packed.spec.dim(0));
+    let pitch = k.next_multiple_of(4);
+    let w = Weight { tensor: plain, offset: 0, packed: false, scales: None };
+    pool.run(rows.len().div_ceil(PANEL), |index, _| {
+        let (j, mut own) = (index * PANEL, MaybeUninit::<Panel>::uninit());
+        let (first, width) = (rows.start + j, PANEL.min(rows.len() - j));
+        // SAFETY: the views are as long as stated, and panels are apart.
+        simd!(isa, s => unsafe {
+            let to = packed.pointer::<u8>().add(first * pitch).cast::<Quad>();
+            let sums = packed.pointer::<u8>().add(total * pitch).cast::<i32>().add(first);
+            sums.write_bytes(0, width);
+            for p in (0..k).step_by(BLOCK) {
+                let block = p..k.min(p + BLOCK);
+                let (quads, start) = panel(s, &w, j, block.clone(), true, own.as_mut_ptr());
+                for q in 0..block.len().div_ceil(4) {
+                    to.add((p / 4 + q) * width).copy_from_nonoverlapping(quads.add(q * PANEL), width);
+                }
+                for i in 0..width {
+                    *sums.add(i) = (*sums.add(i)).wrapping_add(*start.cast::<i32>().add(i));
+                }
+            }
+        });
+    });
+}
