@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! a: strips of [k][height] f32        b: [k][PANEL] f32, f16 or bf16        c: [rows][..] f32
+//!    or [k / 4][height] of 4 bytes       or [k / 4][PANEL] of 4 bytes           or i32
 //! ```
 //!
 //! Sums stay in registers over a block: 14 x 32 with 32 vectors of 16 lanes, 6 x 16 with 16 of 8. Every element is the sum
@@ -13,7 +14,7 @@
 //! long (AVX-512, the loop alone, panels in the second cache, in turns); from 24 rows on both are equal within a tenth.
 //! The loop is 2 loads, 14 broadcasts and 28 multiply-adds, nothing spilled; on a quiet core, with four panels and 16 strips in the
 //! second cache, it reached 169 of 174 GFLOP/s. Tried and lost: fetching `c` ahead, 3 to 10 % slower at 1024 cubed on a busy
-//! machine; the dot product of bf16 parts, which this processor (Xeon, model 207) starts every second cycle: 86 GFLOP/s, half of f32.
+//! machine; asking for memory at every step, whose loop then costs as much as a third of the step; the dot product of bf16 pairs, which this processor (Xeon, model 207) starts every second cycle: 86 GFLOP/s, half of f32.
 
 use crate::cpu::simd::{Element, Simd};
 
@@ -85,7 +86,8 @@ pub(super) struct Tile<T> {
     pub(super) ahead: Ahead,
 }
 
-/// Memory that is asked for, some lines at a time, while a loop runs: runs of bytes, a pitch apart. It need not be there.
+/// Memory that is asked for, some lines at a time, while a loop runs: runs of bytes, a pitch apart. It need not be there. The processor's
+/// own prefetching ends with a page, and is late for the short runs of a weight that is not packed.
 #[derive(Clone, Copy)]
 pub(super) struct Ahead {
     pub(super) from: *const u8,
