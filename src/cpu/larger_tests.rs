@@ -107,8 +107,12 @@ fn prepare(device: &Cpu, op: &Op) -> (Launch, Vec<View>, Option<View>) {
         let view = alloc(bytes.len());
         device.write(&view, &bytes).expect("writes");
         let Some(packing) = launch.plan().packing(i) else { return view };
-        let packed = alloc(packing.bytes);
-        launch.pack(i, 0..o.spec.rows(), &view, &packed).expect("packs");
+        let dense = Array { spec: o.spec.dense(), ..array };
+        let mut bytes = vec![0; dense.spec.bytes()];
+        dense.encode(None, &mut bytes).expect("encodes");
+        let (plain, packed) = (alloc(bytes.len()), alloc(packing.bytes));
+        device.write(&plain, &bytes).expect("writes");
+        launch.pack(i, 0..o.spec.rows(), &plain, &packed).expect("packs");
         packed
     };
     let args = op.operands().iter().enumerate().map(fill).collect();

@@ -81,10 +81,9 @@ fn quota(text: &str) -> Option<usize> {
     (quota > 0 && period > 0).then(|| quota.div_ceil(period))
 }
 
-/// Bytes of a core's first and second data caches and of the last one.
+/// Bytes of a core's second cache and of the last one.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct Caches {
-    pub(super) first: usize,
     pub(super) second: usize,
     pub(super) last: usize,
 }
@@ -96,10 +95,9 @@ pub(super) fn caches() -> Caches {
         let mut found = listed();
         found.retain(|&(level, bytes)| (1..=4).contains(&level) && bytes > 0);
         let of = |level: usize| found.iter().find(|c| c.0 == level).map(|c| c.1);
-        let first = of(1).unwrap_or(32 << 10).clamp(8 << 10, 1 << 20);
-        let second = of(2).unwrap_or(512 << 10).clamp(2 * first, 64 << 20);
+        let second = of(2).unwrap_or(512 << 10).clamp(128 << 10, 64 << 20);
         let last = found.iter().map(|c| c.1).max().unwrap_or(8 << 20).max(second);
-        Caches { first, second, last }
+        Caches { second, last }
     })
 }
 
@@ -145,7 +143,7 @@ mod tests {
     fn caches_are_plausible() {
         let c = caches();
         println!("{c:?}");
-        assert!(c.first >= 8 << 10 && c.second >= 2 * c.first && c.last >= c.second && c.last < 1 << 40);
+        assert!(c.second >= 128 << 10 && c.last >= c.second && c.last < 1 << 40);
     }
 
     #[test]

@@ -9,8 +9,8 @@
 //! with -128 times the sum of the weight's row, so that the products come out exactly (wrapping, like the sum itself). AVX2 multiplies seven bits
 //! and the eighth apart: pairs of whole products would not fit 16 bits.
 //!
-//! Floor at 1024 cubed: 2^31 operations at 720 GOP/s are 3.0 ms; measured 3.6 from panels and 3.9 plain (figures: the module above). What
-//! is missing is 4 MiB of output, which take 0.3 ms to write alone, and x. Before, through f32, it took 16 ms.
+//! Floor at 1024 cubed: 2^31 operations at 720 GOP/s are 3.0 ms; measured 3.6 from panels and 3.9 plain, the best of many
+//! runs. Before, through f32, it took 16.
 //!
 //! The packed form `quads32` of an i8 weight is its panels (the last one narrower), then the rows' -128 times their sums:
 //!

@@ -15,10 +15,9 @@
 //!
 //! Measured with one thread of a Xeon (model 207, AVX-512), medians of what multiply-adds or reads reached in the same turns, on a machine
 //! whose caches and memory others use: 512 rows by f32 of 2048 squared, weights from memory, 88 % (57 before weights were asked for ahead); 1 and 8
-//! rows by f32 from memory, as fast as memory is read through small pages (8 rows by bf16: 87 %, before 55); f32 at 1024 cubed 84 to 90 %;
-//! i8 by i8 there 82 % of the dot products' peak from panels, 76 plain, 4 times what the way through f32 took.
-//! Tried and lost: 512 rows of x at once; finishing whole tasks, whose stores wait for memory; finishing by rows of which each is found
-//! anew (65 ns a row and panel: a sixth of 1024 cubed).
+//! rows by f32 from memory, as fast as memory is read through small pages (8 rows by bf16: 87 %, before 55); f32 at 1024 cubed 84 %;
+//! i8 by i8 there 82 % of the dot products' peak from panels, 76 plain; the way through f32 took 4 times as long.
+//! Tried and lost: 512 rows of x at once; finishing row by row, each found anew in the output: its division alone took 5 % of 1024 cubed.
 //!
 //! All ways but those by rows add up in one order whatever the shape ([`tile`]): batch-invariant.
 
