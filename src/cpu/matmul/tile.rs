@@ -196,7 +196,7 @@ unsafe fn registers<S: Simd, T: Term, const M: usize>(s: S, t: Tile<T>) {
         let (mut a, mut b, mut p) = (t.a, t.b, 0);
         let Ahead { from: mut ahead, run, pitch, runs } = t.ahead;
         let parts = run.div_ceil(Ahead::STRIDE) * runs;
-        let steps = if parts == 0 { t.k } else { (t.k / parts).max(1) };
+        let steps = t.k.checked_div(parts).map_or(t.k, |steps| steps.max(1));
         let mut fetched = 0;
         while p < t.k {
             if parts > 0 {
