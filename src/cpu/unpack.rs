@@ -24,11 +24,6 @@ impl Levels {
     pub(crate) const ZERO: Levels = Levels { q: [0; 256], scale: [0.0; 16], min: [0.0; 16] };
 }
 
-/// True for formats whose numbers within a group of 256 (or of 32, in 8-bit formats) have one scale and no offset.
-pub(crate) fn is_uniform(dtype: DType) -> bool {
-    matches!(dtype, DType::Q8_0 | DType::Q8_1 | DType::Q8_K | DType::TQ1_0 | DType::TQ2_0)
-}
-
 /// Whole blocks of at most 256 elements. A dtype that is not quantized gives zeros.
 #[inline(always)]
 pub(crate) fn unpack<S: Simd>(s: S, dtype: DType, bytes: &[u8], to: &mut Levels) {

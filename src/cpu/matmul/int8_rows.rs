@@ -17,31 +17,22 @@
 //! KiB), one level alone: 5 to 10 % slower; hints that bypass the caches, huge pages, two to eight rows at once: slower or no faster.
 //! As a whole, 4096 x 4096, 40 weights in turn, one thread: q4_k 10.2, q4_0 12.4, q8_0 11.7, q6_k 13.4 GB/s.
 //!
-//! 8 rows by q4_k of 2048 x 2048: 0.67 to 0.75 ms. The weight is unpacked again for each strip of rows: beyond some twenty (q8_0: five)
+//! 8 rows by q4_k of 2048 x 2048: 0.67 to 0.75 ms. The weight is unpacked again for each strip of rows: beyond eight (q8_0: five)
 //! panels are faster.
 
-use std::{mem::MaybeUninit, slice};
+use std::mem::MaybeUninit;
 
 use super::{
+    format::{Format, format},
     int8::{round, scale},
     tile::BLOCK,
     weight::Weight,
 };
-use crate::{
-    cpu::{
-        simd::Simd,
-        unpack::{Levels, unpack},
-    },
-    dtype::DType,
-};
+use crate::{cpu::simd::Simd, dtype::DType};
 
 /// The most rows of x for which this is the fastest way.
 pub(crate) fn most_rows(dtype: DType) -> usize {
-    match dtype {
-        DType::Q8_0 => 5, // whose panels need no rounding
-        DType::Q4_0 | DType::Q4_K | DType::Q6_K => 20,
-        _ => 12,
-    }
+    if dtype == DType::Q8_0 { 5 } else { 8 }
 }
 
 /// Bytes of the weight between what is multiplied and what is asked for: into the second cache, into the first.
@@ -62,14 +53,12 @@ pub(super) struct Block {
 /// `x` holds BLOCK elements, zeros beyond the last; `to` is writable.
 #[inline(always)]
 pub(super) unsafe fn block<S: Simd>(s: S, dtype: DType, x: *const f32, to: *mut Block) {
-    // Runs of 16 elements, in the order of the vectors' lanes; elements that share a scale; what is subtracted from u.
-    let (order, group, offset): ([u8; 16], usize, f32) = match dtype {
-        DType::Q4_0 => ([0, 2, 4, 6, 1, 3, 5, 7, 8, 10, 12, 14, 9, 11, 13, 15], 32, 8.0),
-        DType::Q4_K => ([0, 1, 4, 5, 2, 3, 6, 7, 8, 9, 12, 13, 10, 11, 14, 15], 32, 1.0),
-        DType::Q6_K => ([0, 1, 8, 9, 2, 3, 10, 11, 4, 5, 12, 13, 6, 7, 14, 15], 16, 32.0),
-        DType::Q8_0 => ([0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15], 32, 128.0),
-        _ => ([0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15], 16, 128.0),
-    };
+    // SAFETY: the caller's promise.
+    format!(dtype, F => unsafe { block_of::<S, F>(s, x, to) })
+}
+
+#[inline(always)]
+unsafe fn block_of<S: Simd, F: Format>(s: S, x: *const f32, to: *mut Block) {
     let mut q = [0i8; BLOCK];
     // SAFETY: both blocks hold 256 elements.
     unsafe {
@@ -78,17 +67,15 @@ pub(super) unsafe fn block<S: Simd>(s: S, dtype: DType, x: *const f32, to: *mut 
         (*to).scale = factor;
         (*to).sums = [0.0; 16];
         let runs = q.as_chunks::<16>().0;
-        for (i, run) in order.iter().enumerate() {
-            (&raw mut (*to).q).cast::<[i8; 16]>().add(i).write(runs[(*run & 15) as usize]);
+        for (i, run) in F::ORDER.iter().enumerate() {
+            (&raw mut (*to).q).cast::<[i8; 16]>().add(i).write(runs[*run & 15]);
         }
-        for (g, values) in q.chunks_exact(group).enumerate() {
+        for (g, values) in q.chunks_exact(F::GROUP).enumerate() {
             let mut sum = 0;
             for &v in values {
                 sum += v as i32;
             }
-            // A Q4_K block's offsets stand behind its scales.
-            let at = if dtype == DType::Q4_K { 8 + g } else { g };
-            (*to).sums[at & 15] = -offset * sum as f32;
+            (*to).sums[(F::FIRST + g) & 15] = -(F::OFFSET.max(1) * sum) as f32;
         }
     }
 }
@@ -106,23 +93,11 @@ pub(super) unsafe fn multiply<S: Simd>(
     (from, to): (usize, usize),
     (c, c_pitch): (*mut f32, usize),
 ) {
-    macro_rules! formats {
-        ($($Format:ident)*) => {
-            match w.tensor.dtype() {
-                $(DType::$Format => s.outline(
-                    #[inline(always)]
-                    // SAFETY: the caller's promise.
-                    || unsafe { rows_by::<S, $Format>(s, rows, (x, pitch), w, (from, to), (c, c_pitch)) },
-                ),)*
-                _ => s.outline(
-                    #[inline(always)]
-                    // SAFETY: the caller's promise.
-                    || unsafe { rows_by::<S, Any>(s, rows, (x, pitch), w, (from, to), (c, c_pitch)) },
-                ),
-            }
-        };
-    }
-    formats!(Q8_0 Q4_0 Q4_K Q6_K)
+    format!(w.tensor.dtype(), F => s.outline(
+        #[inline(always)]
+        // SAFETY: the caller's promise.
+        || unsafe { rows_by::<S, F>(s, rows, (x, pitch), w, (from, to), (c, c_pitch)) },
+    ))
 }
 
 #[inline(always)]
@@ -221,170 +196,6 @@ unsafe fn add<S: Simd, F: Format, const M: usize>(
             }
             sums[i] = s.fma(sum, s.splat((*x).scale), sums[i]);
             i += 1;
-        }
-    }
-}
-
-/// How 256 elements of a weight become bytes.
-trait Format {
-    /// Of each vector's lanes, the lane of the scales that belongs to them.
-    const GROUPS: [[i32; 16]; 4];
-
-    /// Four vectors of unsigned bytes, up to 16 scales, and what is multiplied with the sums of x.
-    ///
-    /// # Safety
-    /// `p` is readable for 256 elements.
-    unsafe fn unpack<S: Simd>(s: S, dtype: DType, p: *const u8) -> ([S::I; 4], S::F, S::F);
-}
-
-/// Every format, through the form that all kernels read.
-struct Any;
-impl Format for Any {
-    const GROUPS: [[i32; 16]; 4] = lanes([[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10, 11], [12, 13, 14, 15]]);
-
-    #[inline(always)]
-    unsafe fn unpack<S: Simd>(s: S, dtype: DType, p: *const u8) -> ([S::I; 4], S::F, S::F) {
-        let sign = s.splat_i(0x8080_8080u32 as i32);
-        let mut levels = Levels::ZERO;
-        // SAFETY: the caller has the blocks, which give 256 levels; vectors are of 64 bytes.
-        unsafe {
-            unpack(s, dtype, slice::from_raw_parts(p, dtype.bytes(BLOCK).unwrap_or(0)), &mut levels);
-            let mut u = [sign; 4];
-            let mut v = 0;
-            while v < 4 {
-                u[v] = s.xor(s.bits(s.load(levels.q.as_ptr().add(64 * v).cast())), sign);
-                v += 1;
-            }
-            let scales = s.load(levels.scale.as_ptr());
-            // The sums are -128 times those of x.
-            (u, scales, s.fma(s.load(levels.min.as_ptr()), s.splat(1.0 / 128.0), scales))
-        }
-    }
-}
-
-/// Each of the numbers for as many lanes as fill a vector with them.
-const fn lanes<const N: usize>(groups: [[i32; N]; 4]) -> [[i32; 16]; 4] {
-    let mut all = [[0; 16]; 4];
-    let mut i = 0;
-    while i < 64 {
-        all[i / 16][i % 16] = groups[i / 16][i % 16 * N / 16];
-        i += 1;
-    }
-    all
-}
-
-/// The scales that begin eight blocks of so many bytes; zeros behind them.
-#[inline(always)]
-unsafe fn eight_scales<S: Simd>(s: S, p: *const u8, step: usize) -> S::F {
-    let mut bits = [0u16; 16];
-    let mut i = 0;
-    // SAFETY: the caller has eight blocks.
-    unsafe {
-        while i < 8 {
-            bits[i] = u16::from_le_bytes(p.add(i * step).cast::<[u8; 2]>().read());
-            i += 1;
-        }
-        s.load_f16(bits.as_ptr())
-    }
-}
-
-pub(super) struct Q8_0;
-impl Q8_0 {
-    /// Unsigned bytes, and eight scales.
-    ///
-    /// # Safety
-    /// `p` is readable for eight blocks.
-    #[inline(always)]
-    pub(super) unsafe fn bytes<S: Simd>(s: S, p: *const u8) -> ([S::I; 4], S::F) {
-        let sign = s.splat_i(0x8080_8080u32 as i32);
-        // SAFETY: eight blocks of a scale and 32 bytes.
-        unsafe {
-            let mut u = [sign; 4];
-            let mut v = 0;
-            while v < 4 {
-                u[v] = s.xor(s.load_runs::<32>(p.add(v * 68 + 2), 34), sign);
-                v += 1;
-            }
-            (u, eight_scales(s, p, 34))
-        }
-    }
-}
-impl Format for Q8_0 {
-    const GROUPS: [[i32; 16]; 4] = lanes([[0, 1], [2, 3], [4, 5], [6, 7]]);
-
-    #[inline(always)]
-    unsafe fn unpack<S: Simd>(s: S, _: DType, p: *const u8) -> ([S::I; 4], S::F, S::F) {
-        // SAFETY: the caller's promise.
-        let (u, scales) = unsafe { Q8_0::bytes(s, p) };
-        (u, scales, scales)
-    }
-}
-
-struct Q4_0;
-impl Format for Q4_0 {
-    const GROUPS: [[i32; 16]; 4] = lanes([[0, 1, 2, 3], [0, 1, 2, 3], [4, 5, 6, 7], [4, 5, 6, 7]]);
-
-    #[inline(always)]
-    unsafe fn unpack<S: Simd>(s: S, _: DType, p: *const u8) -> ([S::I; 4], S::F, S::F) {
-        let four = s.splat_i(0x0f0f_0f0f);
-        // SAFETY: eight blocks of a scale and 16 bytes.
-        unsafe {
-            let (a, b) = (s.load_runs::<16>(p.add(2), 18), s.load_runs::<16>(p.add(74), 18));
-            let high = [s.and(s.shr::<4>(a), four), s.and(s.shr::<4>(b), four)];
-            let scales = eight_scales(s, p, 18);
-            ([s.and(a, four), high[0], s.and(b, four), high[1]], scales, scales)
-        }
-    }
-}
-
-#[allow(non_camel_case_types, reason = "the format's own name")]
-struct Q4_K;
-/// Of each lane of the scales and offsets, the lane of what it is multiplied with: d, dmin.
-const FACTORS: [i32; 16] = [0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1];
-impl Format for Q4_K {
-    const GROUPS: [[i32; 16]; 4] = lanes([[0, 2], [1, 3], [4, 6], [5, 7]]);
-
-    #[inline(always)]
-    unsafe fn unpack<S: Simd>(s: S, _: DType, p: *const u8) -> ([S::I; 4], S::F, S::F) {
-        let four = s.splat_i(0x0f0f_0f0f);
-        // SAFETY: d, dmin, 12 bytes of groups, 128 of nibbles.
-        unsafe {
-            let word = |at: usize| u32::from_le_bytes(p.add(at).cast::<[u8; 4]>().read());
-            let (g0, g1, g2) = (word(4), word(8), word(12));
-            let low = |g: u32| (g & 0x3f3f_3f3f) as u128;
-            let high = |low: u32, g: u32| (low & 0x0f0f_0f0f | g >> 2 & 0x3030_3030) as u128;
-            // One number, so that it goes to a vector without a detour through memory.
-            let groups = (low(g0) | high(g2, g0) << 32 | low(g1) << 64 | high(g2 >> 4, g1) << 96).to_le();
-            let factors = s.permute(s.load_f16(p.cast()), s.bits(s.load(FACTORS.as_ptr().cast())));
-            let scales = s.mul(s.float(s.load_u8((&raw const groups).cast())), factors);
-            let (a, b) = (s.bits(s.load(p.add(16).cast())), s.bits(s.load(p.add(80).cast())));
-            let high = [s.and(s.shr::<4>(a), four), s.and(s.shr::<4>(b), four)];
-            ([s.and(a, four), high[0], s.and(b, four), high[1]], scales, scales)
-        }
-    }
-}
-
-#[allow(non_camel_case_types, reason = "the format's own name")]
-struct Q6_K;
-impl Format for Q6_K {
-    const GROUPS: [[i32; 16]; 4] = lanes([[0, 1, 8, 9], [2, 3, 10, 11], [4, 5, 12, 13], [6, 7, 14, 15]]);
-
-    #[inline(always)]
-    unsafe fn unpack<S: Simd>(s: S, _: DType, p: *const u8) -> ([S::I; 4], S::F, S::F) {
-        let (four, two) = (s.splat_i(0x0f0f_0f0f), s.splat_i(0x3030_3030));
-        // SAFETY: 128 bytes of low bits, 64 of high ones, 16 of scales, d.
-        unsafe {
-            let (a, b) = (s.load_runs::<32>(p, 64), s.load_runs::<32>(p.add(32), 64));
-            let high = s.bits(s.load(p.add(128).cast()));
-            let u = [
-                s.or(s.and(a, four), s.and(s.shl::<4>(high), two)),
-                s.or(s.and(b, four), s.and(s.shl::<2>(high), two)),
-                s.or(s.and(s.shr::<4>(a), four), s.and(high, two)),
-                s.or(s.and(s.shr::<4>(b), four), s.and(s.shr::<2>(high), two)),
-            ];
-            let d = s.f16_to_f32(u16::from_le_bytes(p.add(208).cast::<[u8; 2]>().read()));
-            let scales = s.mul(s.float(s.load_i8(p.add(192).cast())), s.splat(d));
-            (u, scales, scales)
         }
     }
 }

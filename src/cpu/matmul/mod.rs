@@ -23,6 +23,7 @@
 
 mod bytes;
 mod epilogue;
+mod format;
 mod int8;
 mod int8_rows;
 mod product;
@@ -70,12 +71,12 @@ pub(super) fn plan(device: &Arc<Device>, op: &Matmul) -> Result<Plans> {
         plans.extend(kernel(device, op, Way::Rows)?);
     }
     plans.extend(kernel(device, op, Way::Plain)?);
-    if op.numerics == Numerics::Fast && op.w.dtype().is_quantized() && device.isa.dots() {
+    if op.numerics == Numerics::Fast && op.w.dtype().is_quantized() && device.isa.dots() && !has_block_scales(op) {
         let few = m <= most_rows(op.w.dtype()) && op.determinism <= Way::Int8Rows.determinism();
         // Rounding a panel takes as long as multiplying it with some ten rows.
         let at = if m > 5 { 0 } else { plans.len() };
         plans.splice(at..at, kernel(device, op, Way::Int8)?);
-        if few && !has_block_scales(op) {
+        if few {
             plans.splice(0..0, kernel(device, op, Way::Int8Rows)?);
         }
     }

@@ -157,6 +157,9 @@ impl Simd for Avx2 {
             let high = _mm256_madd_epi16(_mm256_maddubs_epi16(bit, i), _mm256_set1_epi16(128));
             _mm256_add_epi32(_mm256_add_epi32(c, high), _mm256_madd_epi16(low, _mm256_set1_epi16(1)))
         };
+        multiply_add_16(n: __m256i, a: __m256i, b: __m256i) -> __m256i = _mm256_add_epi16(_mm256_mullo_epi16(n, a), b);
+        min_u8(a: __m256i, b: __m256i) -> __m256i = _mm256_min_epu8(a, b);
+        max_u8(a: __m256i, b: __m256i) -> __m256i = _mm256_max_epu8(a, b);
         and(a: __m256i, b: __m256i) -> __m256i = _mm256_and_si256(a, b);
         or(a: __m256i, b: __m256i) -> __m256i = _mm256_or_si256(a, b);
         xor(a: __m256i, b: __m256i) -> __m256i = _mm256_xor_si256(a, b);

@@ -199,6 +199,9 @@ impl Simd for Avx512 {
         sub_i(a: __m512i, b: __m512i) -> __m512i = _mm512_sub_epi32(a, b);
         mul_i(a: __m512i, b: __m512i) -> __m512i = _mm512_mullo_epi32(a, b);
         dot(c: __m512i, u: __m512i, i: __m512i) -> __m512i = _mm512_dpbusd_epi32(c, u, i);
+        multiply_add_16(n: __m512i, a: __m512i, b: __m512i) -> __m512i = _mm512_add_epi16(_mm512_mullo_epi16(n, a), b);
+        min_u8(a: __m512i, b: __m512i) -> __m512i = _mm512_min_epu8(a, b);
+        max_u8(a: __m512i, b: __m512i) -> __m512i = _mm512_max_epu8(a, b);
         and(a: __m512i, b: __m512i) -> __m512i = _mm512_and_si512(a, b);
         or(a: __m512i, b: __m512i) -> __m512i = _mm512_or_si512(a, b);
         xor(a: __m512i, b: __m512i) -> __m512i = _mm512_xor_si512(a, b);

@@ -235,6 +235,36 @@ pub(crate) trait Simd: Copy + std::fmt::Debug + Send + Sync + 'static {
         let p3 = self.mul_i(self.shr::<24>(u), self.sar::<24>(i));
         self.add_i(c, self.add_i(self.add_i(p0, p1), self.add_i(p2, p3)))
     }
+    /// `n * a + b` of 16-bit lanes; wraps.
+    #[inline(always)]
+    fn multiply_add_16(self, n: Self::I, a: Self::I, b: Self::I) -> Self::I {
+        let low = self.splat_i(0xffff);
+        let even = self.and(self.add_i(self.mul_i(n, a), b), low);
+        let odd = self.add_i(self.mul_i(self.shr::<16>(n), self.shr::<16>(a)), self.shr::<16>(b));
+        self.or(even, self.shl::<16>(odd))
+    }
+    /// The smaller of unsigned bytes.
+    #[inline(always)]
+    fn min_u8(self, a: Self::I, b: Self::I) -> Self::I {
+        self.each_byte(a, b, u8::min)
+    }
+    /// The larger of unsigned bytes.
+    #[inline(always)]
+    fn max_u8(self, a: Self::I, b: Self::I) -> Self::I {
+        self.each_byte(a, b, u8::max)
+    }
+    /// `f` of each pair of bytes.
+    #[inline(always)]
+    fn each_byte(self, a: Self::I, b: Self::I, f: fn(u8, u8) -> u8) -> Self::I {
+        let (mut x, mut y) = ([0u8; 4 * WIDEST], [0u8; 4 * WIDEST]);
+        // SAFETY: the buffers hold the widest vector.
+        unsafe {
+            self.store(x.as_mut_ptr().cast(), self.of_bits(a));
+            self.store(y.as_mut_ptr().cast(), self.of_bits(b));
+            x.iter_mut().zip(y).for_each(|(x, y)| *x = f(*x, y));
+            self.bits(self.load(x.as_ptr().cast()))
+        }
+    }
     /// For each byte of `index`, all below 16, that byte of the table.
     #[inline(always)]
     fn look_up(self, table: &[i8; 16], index: Self::I) -> Self::I {
@@ -520,6 +550,40 @@ mod tests {
                 *v = s.bits(s.load(numbers.as_ptr().add(i * S::LANES).cast()));
             }
             s.store(narrow.as_mut_ptr().cast(), s.of_bits(s.narrow(v)));
+        }
+        S::LANES
+    }
+
+    #[test]
+    fn bytes_and_halves_of_words() {
+        let a: [u32; 16] = std::array::from_fn(|i| (i as u32 + 1).wrapping_mul(0x9e37_79b9));
+        let b: [u32; 16] = std::array::from_fn(|i| (i as u32 + 5).wrapping_mul(0x85eb_ca6b));
+        for isa in Isa::available() {
+            let mut to = [[0u32; 16]; 3];
+            // SAFETY: no vector has more than 16 lanes.
+            let lanes = simd!(isa, s => unsafe { combine(s, &a, &b, &mut to) });
+            for i in 0..lanes {
+                let bytes = |f: fn(u8, u8) -> u8| {
+                    let (a, b) = (a[i].to_le_bytes(), b[i].to_le_bytes());
+                    u32::from_le_bytes(std::array::from_fn(|j| f(a[j], b[j])))
+                };
+                assert_eq!((to[0][i], to[1][i]), (bytes(u8::min), bytes(u8::max)), "{}", isa.name());
+                let half = |v: u32| [v as u16, (v >> 16) as u16];
+                let (a, b) = (half(a[i]), half(b[i]));
+                let want: [u16; 2] = std::array::from_fn(|j| a[j].wrapping_mul(b[j]).wrapping_add(a[j]));
+                assert_eq!(half(to[2][i]), want, "{}", isa.name());
+            }
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn combine<S: Simd>(s: S, a: &[u32; 16], b: &[u32; 16], to: &mut [[u32; 16]; 3]) -> usize {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let (a, b) = (s.bits(s.load(a.as_ptr().cast())), s.bits(s.load(b.as_ptr().cast())));
+            for (to, v) in to.iter_mut().zip([s.min_u8(a, b), s.max_u8(a, b), s.multiply_add_16(a, b, a)]) {
+                s.store(to.as_mut_ptr().cast(), s.of_bits(v));
+            }
         }
         S::LANES
     }

@@ -148,6 +148,15 @@ impl<const LEVEL: u8> Simd for Neon<LEVEL> {
         add_i(a: int32x4_t, b: int32x4_t) -> int32x4_t = vaddq_s32(a, b);
         sub_i(a: int32x4_t, b: int32x4_t) -> int32x4_t = vsubq_s32(a, b);
         mul_i(a: int32x4_t, b: int32x4_t) -> int32x4_t = vmulq_s32(a, b);
+        multiply_add_16(n: int32x4_t, a: int32x4_t, b: int32x4_t) -> int32x4_t = vreinterpretq_s32_u16(vmlaq_u16(
+            vreinterpretq_u16_s32(b),
+            vreinterpretq_u16_s32(n),
+            vreinterpretq_u16_s32(a),
+        ));
+        min_u8(a: int32x4_t, b: int32x4_t) -> int32x4_t =
+            vreinterpretq_s32_u8(vminq_u8(vreinterpretq_u8_s32(a), vreinterpretq_u8_s32(b)));
+        max_u8(a: int32x4_t, b: int32x4_t) -> int32x4_t =
+            vreinterpretq_s32_u8(vmaxq_u8(vreinterpretq_u8_s32(a), vreinterpretq_u8_s32(b)));
         dot(c: int32x4_t, u: int32x4_t, i: int32x4_t) -> int32x4_t = match LEVEL {
             PLAIN => {
                 // A product of two bytes fits 16 bits: |255 * -128| < 2^15.
