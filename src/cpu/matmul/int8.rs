@@ -15,7 +15,8 @@
 //!
 //! A panel is made without f32: the [`Format`] gives 256 bytes of each of 16 rows, which are turned so that a vector has four bytes of
 //! each row; then scales are vectors, and `256 q = factor u + start` in 16 bits rounds all of a group. The fixed point (factors are multiples of 1/256) adds
-//! less than a tenth to the error of rounding to 8 bits.
+//! less than a tenth to the error of rounding to 8 bits. Normalized squared error of a product of normal numbers, against the decoded weight, x in 8
+//! bits included: q8_0 4.7e-5 (which is that of x), q4_0 9.4e-5, q5_0 8.1e-5, q6_k 8.7e-5, q4_k and q5_k 1.1e-4, the worst mxfp4 1.2e-4; allowed are 5e-4.
 //!
 //! One thread, AVX-512 VNNI, 2048 x 2048, in turns with panels decoded to f32 and rounded there, of the int8 peak of the same run: 512 rows by q4_k
 //! 60 to 68 % (53 to 56), q4_0 66 to 69 % (43 to 55), q6_k 65 to 70 % (50 to 58), q8_0 53 to 61 % (40 to 60). A panel takes 0.18 ns an element
