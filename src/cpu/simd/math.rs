@@ -134,37 +134,39 @@ pub(crate) fn gelu_tanh<S: Simd>(s: S, x: S::F) -> S::F {
     s.mul(s.max(s.splat(-1000.0), x), sigmoid(s, u))
 }
 
-/// 0.5 x (1 + erf(x / sqrt 2)), as 0.5 x erfc(-x / sqrt 2) at negative x: no cancellation. -0 at -inf.
+/// 0.5 x (1 + erf(x / sqrt 2)), with erfc where that is small: no cancellation at negative x. -0 at -inf.
 #[inline(always)]
 pub(crate) fn gelu_erf<S: Simd>(s: S, x: S::F) -> S::F {
     const ROOT_HALF: f32 = std::f32::consts::FRAC_1_SQRT_2;
     let a = s.min(s.splat(1000.0), s.abs(x));
     let tail = s.mul(exp_minus_square(s, a, 0.5), erfc_scaled(s, s.mul(a, s.splat(ROOT_HALF))));
-    let near = s.add(s.splat(1.0), erf(s, s.mul(x, s.splat(ROOT_HALF))));
-    let twice = s.select(s.lt(x, s.splat(-ROOT_HALF)), tail, near);
+    let far = s.select(s.lt(x, s.zero()), tail, s.sub(s.splat(2.0), tail));
+    let near = s.add(s.splat(1.0), erf_small(s, s.mul(x, s.splat(ROOT_HALF))));
+    let twice = s.select(s.lt(a, s.splat(ROOT_HALF)), near, far);
     s.mul(s.mul(s.splat(0.5), s.max(s.splat(-1000.0), x)), twice)
 }
 
 /// The error function, within 4 ulp.
 #[inline(always)]
 pub(crate) fn erf<S: Simd>(s: S, x: S::F) -> S::F {
-    let u = s.mul(x, x);
-    let p = horner(
-        s,
-        u,
-        &[0.128_379_17, -0.376_126_35, 0.112_837_02, -0.026_859_7, 0.005_201_705_7, -8.149_687e-4, 8.397_285e-5],
-    );
-    let small = s.fma(x, p, x);
     let a = s.min(s.splat(1000.0), s.abs(x));
     let large = s.sub(s.splat(1.0), s.mul(exp_minus_square(s, a, 1.0), erfc_scaled(s, a)));
-    s.select(s.lt(a, s.splat(0.9)), small, s.copysign(large, x))
+    s.select(s.lt(a, s.splat(0.9)), erf_small(s, x), s.copysign(large, x))
+}
+
+/// The error function up to 0.9 on both sides.
+#[inline(always)]
+fn erf_small<S: Simd>(s: S, x: S::F) -> S::F {
+    const C: [f32; 7] =
+        [0.128_379_17, -0.376_126_35, 0.112_837_02, -0.026_859_7, 0.005_201_705_7, -8.149_687e-4, 8.397_285e-5];
+    s.fma(x, horner(s, s.mul(x, x), &C), x)
 }
 
 /// e^(t^2) erfc(t) for t >= 0.45, by a polynomial in (t - 4) / (t + 4) (the variable of Shepherd and Laframboise, 1981).
 #[inline(always)]
 fn erfc_scaled<S: Simd>(s: S, t: S::F) -> S::F {
     let four = s.splat(4.0);
-    let q = s.div(s.sub(t, four), s.add(t, four));
+    let q = s.ratio(s.sub(t, four), s.add(t, four));
     let p = horner(
         s,
         q,
@@ -181,7 +183,7 @@ fn erfc_scaled<S: Simd>(s: S, t: S::F) -> S::F {
             0.005_236_252_7,
         ],
     );
-    s.div(p, s.add(s.splat(1.0), s.add(t, t)))
+    s.ratio(p, s.add(s.splat(1.0), s.add(t, t)))
 }
 
 /// e^(-c t^2) for t >= 0 and c a power of two. The square is taken in two parts: far out its rounding would be magnified.

@@ -200,7 +200,7 @@ pub(crate) trait Simd: Copy + std::fmt::Debug + Send + Sync + 'static {
     fn sub(self, a: Self::F, b: Self::F) -> Self::F;
     fn mul(self, a: Self::F, b: Self::F) -> Self::F;
     fn div(self, a: Self::F, b: Self::F) -> Self::F;
-    /// `a / b` for b from 1 to 2, within 1 ulp: may be faster than `div`.
+    /// `a / b` for b from 1 to 2^60, within 1 ulp: may be faster than `div`.
     #[inline(always)]
     fn ratio(self, a: Self::F, b: Self::F) -> Self::F {
         self.div(a, b)
