@@ -146,14 +146,6 @@ pub(crate) fn gelu_erf<S: Simd>(s: S, x: S::F) -> S::F {
     s.mul(s.mul(s.splat(0.5), s.max(s.splat(-1000.0), x)), twice)
 }
 
-/// The error function, within 4 ulp.
-#[inline(always)]
-pub(crate) fn erf<S: Simd>(s: S, x: S::F) -> S::F {
-    let a = s.min(s.splat(1000.0), s.abs(x));
-    let large = s.sub(s.splat(1.0), s.mul(exp_minus_square(s, a, 1.0), erfc_scaled(s, a)));
-    s.select(s.lt(a, s.splat(0.9)), erf_small(s, x), s.copysign(large, x))
-}
-
 /// The error function up to 0.9 on both sides.
 #[inline(always)]
 fn erf_small<S: Simd>(s: S, x: S::F) -> S::F {
@@ -279,7 +271,6 @@ mod tests {
                 check("exp2_flushed", worst(s, exp2_flushed, f64::exp2, -125.4..126.0), 2.0);
                 check("tanh", worst(s, tanh, f64::tanh, ALL), 4.0);
                 check("sigmoid", worst(s, sigmoid, |x| 1.0 / (1.0 + (-x).exp()), ALL), 4.0);
-                check("erf", worst(s, erf, exact::erf, ALL), 4.0);
                 check("softplus", worst(s, softplus, exact::softplus, ALL), 4.0);
                 // Below -87 the sigmoid is subnormal, and has fewer bits.
                 check("silu", worst(s, silu, |x| Activation::Silu.apply(x), -87.0..f32::MAX), 4.0);
@@ -312,7 +303,6 @@ mod tests {
                 check("exp2_flushed", exp2_flushed, &[(0.0, 1.0), (-0.0, 1.0), (NEG, 0.0), (tiny, 1.0), (-126.5, 0.0)]);
                 check("tanh", tanh, &[(INF, 1.0), (NEG, -1.0), (tiny, tiny), (0.0, 0.0), (-0.0, -0.0)]);
                 check("sigmoid", sigmoid, &[(INF, 1.0), (NEG, 0.0), (0.0, 0.5)]);
-                check("erf", erf, &[(INF, 1.0), (NEG, -1.0), (0.0, 0.0)]);
                 check("softplus", softplus, &[(INF, INF), (NEG, 0.0)]);
                 check("silu", silu, &[(INF, INF), (NEG, -0.0), (0.0, 0.0), (-0.0, -0.0)]);
                 check("gelu_tanh", gelu_tanh, &[(INF, INF), (NEG, -0.0), (0.0, 0.0)]);
