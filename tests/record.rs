@@ -35,7 +35,7 @@ fn records_are_whole_and_right() {
 }
 
 #[test]
-fn the_readme_tells_the_newest_record() {
+fn the_readme_tells_every_record() {
     let readme = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/README.md")).expect("README.md");
     for (file, records) in records() {
         let summary = peer_summary(&records);

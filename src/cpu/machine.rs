@@ -30,10 +30,10 @@ pub(super) fn memory() -> u64 {
     limits.iter().filter_map(|p| read(p).trim().parse::<u64>().ok()).fold(total, u64::min)
 }
 
-/// Processors that the process may use: its affinity, or its cgroup's quota, a part of one rounded up.
+/// Processors that the process may use: its affinity, or its cgroup's quota, a part of one rounded up. (The standard library rounds down;
+/// the crate num_cpus rounds up, but does not look at the groups around the process's own.)
 pub(super) fn processors() -> usize {
     let read = |path: &str| std::fs::read_to_string(path).ok();
-    // The standard library heeds both, and rounds down.
     let least = std::thread::available_parallelism().map_or(1, |n| n.get());
     let status = read("/proc/self/status").unwrap_or_default();
     let mask = status.lines().find_map(|l| l.strip_prefix("Cpus_allowed:")).unwrap_or_default();

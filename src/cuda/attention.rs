@@ -26,7 +26,7 @@ pub(super) fn plans(op: &Op, o: &Attention, device: &Arc<Device>, modules: &Modu
     let (kernels, determinism) = if op.determinism() >= Determinism::BatchInvariant {
         (vec![by_row], Determinism::BatchInvariant)
     } else {
-        let (tiled, split) = (tiled(op, o)?, split(op, o, device.driver.processors())?);
+        let (tiled, split) = (tiled(op, o), split(op, o, device.driver.processors()));
         let (first, last) = if o.q.dim(2) >= FEW { (tiled, split) } else { (split, tiled) };
         (first.into_iter().chain([by_row]).chain(last).collect(), Determinism::ThreadCount)
     };
@@ -40,22 +40,19 @@ fn by_row(op: &Op, o: &Attention) -> Result<Kernel> {
     if sizes.d.max(sizes.dv) > MOST {
         return Err(Error::unsupported(op, format_args!("heads of {} are longer than {MOST}", sizes.d.max(sizes.dv))));
     }
-    let mut kernel = kernel(op, o, "attention", "attention")?;
+    let mut kernel = kernel(op, o, "attention", "attention");
     let sequences = if o.q_offsets.is_some() { 1 } else { sizes.batch };
     kernel.blocks = if sizes.dv == 0 && o.lse.is_none() { 0 } else { sequences * sizes.q_len * sizes.heads };
     Ok(kernel)
 }
 
 /// The kernel on tensor cores, where it takes the operation.
-fn tiled(op: &Op, o: &Attention) -> Result<Option<Kernel>> {
+fn tiled(op: &Op, o: &Attention) -> Option<Kernel> {
     let sizes = o.sizes();
-    let whole = |s: &Spec| s.stride(0) == 1 && (1..4).all(|d| s.dim(d) <= 1 || s.stride(d).is_multiple_of(8));
     let padded = o.q_offsets.is_none() && o.block_table.is_none() && o.mask.is_none() && o.key_mask.is_none();
     let alike = [&o.q, &o.k, &o.v].iter().all(|s| s.dtype() == o.q.dtype() && whole(s));
-    let (d, dv) = (sizes.d, sizes.dv);
-    let eights = d > 0 && dv > 0 && d.is_multiple_of(8) && dv.is_multiple_of(8);
-    let entry = match (o.q.dtype(), o.numerics, d.max(dv)) {
-        _ if !padded || !alike || !eights => return Ok(None),
+    let entry = match (o.q.dtype(), o.numerics, sizes.d.max(sizes.dv)) {
+        _ if !padded || !alike || !eights(sizes.d, sizes.dv) => return None,
         (DType::BF16, Numerics::Fast, ..=64) => "bf16_64_fast",
         (DType::BF16, Numerics::Fast, ..=128) => "bf16_128_fast",
         (DType::F16, Numerics::Fast, ..=64) => "f16_64_fast",
@@ -64,34 +61,31 @@ fn tiled(op: &Op, o: &Attention) -> Result<Option<Kernel>> {
         (DType::BF16, _, ..=128) => "bf16_128",
         (DType::F16, _, ..=64) => "f16_64",
         (DType::F16, _, ..=128) => "f16_128",
-        _ => return Ok(None),
+        _ => return None,
     };
-    let mut kernel = kernel(op, o, "attention_tiled", entry)?;
+    let mut kernel = kernel(op, o, "attention_tiled", entry);
     kernel.blocks = sizes.batch * sizes.heads * sizes.q_len.div_ceil(ROWS);
-    Ok(Some(kernel))
+    Some(kernel)
 }
 
 /// The kernel that splits the keys among blocks, where it takes the operation.
-fn split(op: &Op, o: &Attention, processors: usize) -> Result<Option<Kernel>> {
+fn split(op: &Op, o: &Attention, processors: usize) -> Option<Kernel> {
     let sizes = o.sizes();
     let rows = if o.q_offsets.is_some() { sizes.q_len } else { sizes.batch * sizes.q_len };
-    let whole = |s: &Spec| s.stride(0) == 1 && (1..4).all(|d| s.dim(d) <= 1 || s.stride(d).is_multiple_of(8));
-    let (d, dv) = (sizes.d, sizes.dv);
-    let eights = d > 0 && dv > 0 && d.is_multiple_of(8) && dv.is_multiple_of(8);
-    if rows > SPLIT_ROWS || !eights || !whole(&o.k) || !whole(&o.v) || rows * sizes.heads == 0 {
-        return Ok(None);
+    if rows > SPLIT_ROWS || !eights(sizes.d, sizes.dv) || !whole(&o.k) || !whole(&o.v) || rows * sizes.heads == 0 {
+        return None;
     }
     let group = sizes.heads / sizes.kv_heads;
-    let (entry, width, together) = match (d.max(dv), group) {
+    let (entry, width, together) = match (sizes.d.max(sizes.dv), group) {
         (..=64, 1) => ("split_64_1", 64, 1),
         (..=64, _) => ("split_64_4", 64, 4),
         (..=128, 1) => ("split_128_1", 128, 1),
         (..=128, _) => ("split_128_4", 128, 4),
         (..=256, 1) => ("split_256_1", 256, 1),
         (..=256, _) => ("split_256_2", 256, 2),
-        _ => return Ok(None),
+        _ => return None,
     };
-    let mut kernel = kernel(op, o, "attention_split", entry)?;
+    let mut kernel = kernel(op, o, "attention_split", entry);
     let packs = sizes.kv_heads * group.div_ceil(together);
     // Two blocks for each processor, as far as there are keys.
     let splits = (2 * processors).div_ceil(rows * packs).min(sizes.capacity / SPLIT_KEYS).max(1);
@@ -100,18 +94,28 @@ fn split(op: &Op, o: &Attention, processors: usize) -> Result<Option<Kernel>> {
     kernel.table(vec![0; (rows * packs).div_ceil(2)]);
     [splits, packs].into_iter().for_each(|v| kernel.word(v));
     kernel.blocks = rows * packs * splits;
-    Ok(Some(kernel))
+    Some(kernel)
+}
+
+/// Whether heads are dense and begin eight elements apart, if the operand does.
+fn whole(s: &Spec) -> bool {
+    s.stride(0) == 1 && (1..4).all(|d| s.dim(d) <= 1 || s.stride(d).is_multiple_of(8))
+}
+
+/// Whether heads are made of eights.
+fn eights(d: usize, dv: usize) -> bool {
+    d > 0 && dv > 0 && d.is_multiple_of(8) && dv.is_multiple_of(8)
 }
 
 /// `AttentionArgs` of kernels/common/attention.cuh.
-fn kernel(op: &Op, o: &Attention, family: &'static str, entry: &'static str) -> Result<Kernel> {
+fn kernel(op: &Op, o: &Attention, family: &'static str, entry: &'static str) -> Kernel {
     let sizes = o.sizes();
     let mut kernel = Kernel::new(op, family, entry);
     for name in ["q", "k", "v", "out", "mask", "alibi", "sinks", "lse"] {
-        kernel.tensor(name)?;
+        kernel.tensor(name);
     }
     for name in ["q_len", "kv_len", "q_offsets", "kv_offsets", "block_table", "key_mask"] {
-        kernel.indices(name);
+        kernel.tensor(name);
     }
     let group = sizes.heads / sizes.kv_heads.max(1);
     let window = o.window.min(1 << 40);
@@ -122,5 +126,5 @@ fn kernel(op: &Op, o: &Attention, family: &'static str, entry: &'static str) -> 
     kernel.pair(u32::from(o.causal), o.score_scale().to_bits());
     kernel.pair(o.softcap.get().to_bits(), 0);
     kernel.threads = 128;
-    Ok(kernel)
+    kernel
 }

@@ -17,9 +17,9 @@ pub(super) fn kernel(op: &Op, o: &Conv) -> Result<Kernel> {
             0..3 if d < space => Some(d),
             3 | 4 => Some(space + d - 3),
             _ => None,
-        })?;
+        });
     }
-    kernel.tensor("bias")?;
+    kernel.tensor("bias");
     for s in [&o.x, &o.w, &o.out] {
         (0..3).for_each(|d| kernel.word(if d < space { s.dim(d) } else { 1 }));
     }

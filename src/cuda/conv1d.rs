@@ -8,7 +8,7 @@ pub(super) fn kernel(op: &Op, o: &Conv1d) -> Result<Kernel> {
     op.require(Features::all())?;
     let mut kernel = Kernel::new(op, "conv1d", "conv1d");
     for name in ["x", "w", "out", "bias", "state"] {
-        kernel.tensor(name)?;
+        kernel.tensor(name);
     }
     let (batch, t, channels, taps) = o.dims();
     [t, channels, taps, batch * channels].into_iter().for_each(|v| kernel.word(v));

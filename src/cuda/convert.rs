@@ -20,7 +20,7 @@ pub(super) fn kernel(op: &Op, o: &Convert) -> Result<Kernel> {
     };
     let mut kernel = Kernel::new(op, "convert", entry);
     for name in ["x", "out"] {
-        if entry == "copy" { kernel.indices(name) } else { kernel.tensor(name)? }
+        kernel.tensor(name);
     }
     kernel.extents(o.out.shape(), 0, 6);
     let threads = o.out.numel() / elements;

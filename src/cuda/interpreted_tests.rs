@@ -185,50 +185,48 @@ mod tests {
         conforms(is_attention, 30);
     }
 
+    /// Checks operations that one kernel has this in its name for.
+    fn attention_runs(kernel: &str, texts: &[&str]) {
+        let fills = [Fill::Normal, Fill::Large, Fill::Special];
+        for (i, text) in texts.iter().enumerate() {
+            let op: crate::op::Op = format!("attention {text}").parse().expect(text);
+            let outcomes = check_case(&device(), &Case { op, fill: fills[i % 3], seed: 1 });
+            let count = outcomes.iter().filter(|o| o.kernel.contains(kernel)).count();
+            let failed: Vec<_> = outcomes.iter().filter(|o| o.verdict != Verdict::Passed).collect();
+            assert!(count == 1 && failed.is_empty(), "{op}: {failed:#?}");
+        }
+    }
+
     #[test]
     fn attention_in_tiles_conforms() {
         // More than one tile of rows and of keys, tails of both, every option, heads that fill no tile.
-        let fills = [Fill::Normal, Fill::Large, Fill::Special];
-        for (i, text) in [
-            "q=bf16:1x66x1x64 k=bf16:1x80x1x64 v=bf16:1x80x1x64 out=bf16:1x66x1x64 causal=true numerics=fast",
-            "q=bf16:1x18x2x64 k=bf16:1x130x1x64 v=bf16:1x130x1x64 out=f32:1x18x2x64 causal=true window=70 lse=f32:1x2x18",
-            "q=f16:2x17x2x128 k=f16:2x67x1x128 v=f16:2x67x1x128 out=f16:2x17x2x128 kv_len=i32:2 q_len=i32:2 lse=f32:2x2x17",
-            "q=f16:1x67x1x72 k=f16:1x65x1x72 v=f16:1x65x1x80 out=f32:1x67x1x80 causal=true sinks=f32:1 lse=f32:1x1x67",
-            "q=bf16:1x20x1x40 k=bf16:1x64x1x40 v=bf16:1x64x1x40 out=bf16:1x20x1x40 softcap=2.0 alibi=f32:1 window=9",
-            "q=f16:1x65x1x64 k=f16:1x70x1x64 v=f16:1x70x1x64 out=f16:1x65x1x64 window=30 numerics=fast scale=0.25",
-        ]
-        .iter()
-        .enumerate()
-        {
-            let op: crate::op::Op = format!("attention {text}").parse().expect(text);
-            let outcomes = check_case(&device(), &Case { op, fill: fills[i % 3], seed: 1 });
-            let tiled = outcomes.iter().filter(|o| o.kernel.contains("16_")).count();
-            let failed: Vec<_> = outcomes.iter().filter(|o| o.verdict != Verdict::Passed).collect();
-            assert!(tiled == 1 && failed.is_empty(), "{op}: {failed:#?}");
-        }
+        attention_runs(
+            "16_",
+            &[
+                "q=bf16:1x66x1x64 k=bf16:1x80x1x64 v=bf16:1x80x1x64 out=bf16:1x66x1x64 causal=true numerics=fast",
+                "q=bf16:1x18x2x64 k=bf16:1x130x1x64 v=bf16:1x130x1x64 out=f32:1x18x2x64 causal=true window=70 lse=f32:1x2x18",
+                "q=f16:2x17x2x128 k=f16:2x67x1x128 v=f16:2x67x1x128 out=f16:2x17x2x128 kv_len=i32:2 q_len=i32:2 lse=f32:2x2x17",
+                "q=f16:1x67x1x72 k=f16:1x65x1x72 v=f16:1x65x1x80 out=f32:1x67x1x80 causal=true sinks=f32:1 lse=f32:1x1x67",
+                "q=bf16:1x20x1x40 k=bf16:1x64x1x40 v=bf16:1x64x1x40 out=bf16:1x20x1x40 softcap=2.0 alibi=f32:1 window=9",
+                "q=f16:1x65x1x64 k=f16:1x70x1x64 v=f16:1x70x1x64 out=f16:1x65x1x64 window=30 numerics=fast scale=0.25",
+            ],
+        );
     }
 
     #[test]
     fn attention_in_parts_conforms() {
         // Several parts of the keys, packs of heads that are full and not, caches of every type, pages.
-        let fills = [Fill::Normal, Fill::Special, Fill::Large];
-        for (i, text) in [
-            "q=f32:1x1x8x64 k=bf16:1x200x1x64 v=bf16:1x200x1x64 out=f32:1x1x8x64 kv_len=i32:1 causal=true lse=f32:1x8x1",
-            "q=bf16:1x2x5x128 k=q8_0:1x150x1x128 v=q4_0:1x150x1x128 out=bf16:1x2x5x128 causal=true sinks=f32:5 lse=f32:1x5x2",
-            "q=f16:1x1x2x72 k=f16:1x130x2x72 v=f16:1x130x2x72 out=f16:1x1x2x72 window=90 causal=true softcap=3.0 alibi=f32:2",
-            "q=f32:1x1x3x192 k=f8e4m3:1x140x1x192 v=f8e5m2:1x140x1x192 out=f32:1x1x3x192 key_mask=u8:1x140",
-            "q=f32:2x1x4x32 k=f32:20x16x2x32 v=f32:20x16x2x32 out=f32:2x1x4x32 block_table=i32:2x9 kv_len=i32:2 causal=true",
-            "q=f32:1x1x4x64 k=f32:1x256x4x64 v=f32:1x256x4x64 out=f32:1x1x4x64 mask=f32:1x1x1x256",
-        ]
-        .iter()
-        .enumerate()
-        {
-            let op: crate::op::Op = format!("attention {text}").parse().expect(text);
-            let outcomes = check_case(&device(), &Case { op, fill: fills[i % 3], seed: 1 });
-            let split = outcomes.iter().filter(|o| o.kernel.contains("split")).count();
-            let failed: Vec<_> = outcomes.iter().filter(|o| o.verdict != Verdict::Passed).collect();
-            assert!(split == 1 && failed.is_empty(), "{op}: {failed:#?}");
-        }
+        attention_runs(
+            "split",
+            &[
+                "q=f32:1x1x8x64 k=bf16:1x200x1x64 v=bf16:1x200x1x64 out=f32:1x1x8x64 kv_len=i32:1 causal=true lse=f32:1x8x1",
+                "q=bf16:1x2x5x128 k=q8_0:1x150x1x128 v=q4_0:1x150x1x128 out=bf16:1x2x5x128 causal=true sinks=f32:5 lse=f32:1x5x2",
+                "q=f16:1x1x2x72 k=f16:1x130x2x72 v=f16:1x130x2x72 out=f16:1x1x2x72 window=90 causal=true softcap=3.0 alibi=f32:2",
+                "q=f32:1x1x3x192 k=f8e4m3:1x140x1x192 v=f8e5m2:1x140x1x192 out=f32:1x1x3x192 key_mask=u8:1x140",
+                "q=f32:2x1x4x32 k=f32:20x16x2x32 v=f32:20x16x2x32 out=f32:2x1x4x32 block_table=i32:2x9 kv_len=i32:2 causal=true",
+                "q=f32:1x1x4x64 k=f32:1x256x4x64 v=f32:1x256x4x64 out=f32:1x1x4x64 mask=f32:1x1x1x256",
+            ],
+        );
     }
 
     #[test]

@@ -63,22 +63,12 @@ impl Kernel {
     }
 
     /// `Tensor` of types.cuh: all zero where the operand is absent, else its strides, 0 along dimensions of extent 1.
-    pub(super) fn tensor(&mut self, name: &str) -> Result<()> {
-        self.tensor_as(name, &Some)
+    pub(super) fn tensor(&mut self, name: &str) {
+        self.tensor_as(name, &Some);
     }
 
     /// `Tensor` of types.cuh, whose dimension `d` is the operand's `place(d)`: 0 where that is `None`.
-    pub(super) fn tensor_as(&mut self, name: &str, place: &dyn Fn(usize) -> Option<usize>) -> Result<()> {
-        self.operand(name, place);
-        Ok(())
-    }
-
-    /// `Tensor` of types.cuh for an operand that the kernel reads as integers or as bytes, whatever its type.
-    pub(super) fn indices(&mut self, name: &str) {
-        self.operand(name, &Some);
-    }
-
-    fn operand(&mut self, name: &str, place: &dyn Fn(usize) -> Option<usize>) {
+    pub(super) fn tensor_as(&mut self, name: &str, place: &dyn Fn(usize) -> Option<usize>) {
         let at = self.words.len();
         self.words.resize(at + 8, 0);
         let Some(i) = self.operands.iter().position(|o| o.name == name) else { return };

@@ -18,9 +18,9 @@ pub(super) fn kernel(op: &Op, o: &LinearAttention) -> Result<Kernel> {
     }
     let mut kernel = Kernel::new(op, "linear_attention", "linear_attention");
     for name in ["q", "k", "v", "omega", "out"] {
-        kernel.tensor(name)?;
+        kernel.tensor(name);
     }
-    kernel.indices("lengths");
+    kernel.tensor("lengths");
     let tiles = dv.div_ceil(ELEMENTS);
     [t, heads, d, features, dv, tiles].into_iter().for_each(|v| kernel.word(v));
     kernel.pair(u32::from(o.causal), o.eps.get().to_bits());

@@ -74,10 +74,8 @@ impl Product<'_> {
             matches!(self.spec("x").map(Spec::dtype), Some(DType::I8 | DType::U8)) && self.w_scales != BLOCKS;
         // The same kernel for every number of rows, where a row's bits may not depend on its company.
         let few = m.checked_div(groups).unwrap_or(m) <= FEW && asked < Determinism::BatchInvariant;
-        let mut general = self.kernel(
-            "matmul",
-            ["tiled", "tiled_int", "gemv", "gemv_int"][2 * usize::from(few) + usize::from(integers)],
-        )?;
+        let mut general = self
+            .kernel("matmul", ["tiled", "tiled_int", "gemv", "gemv_int"][2 * usize::from(few) + usize::from(integers)]);
         (general.threads, general.blocks) = match few {
             true => (128, (batch * m * n).div_ceil(4)),
             false => (256, self.tiles_down(64) * n.div_ceil(64)),
@@ -88,8 +86,8 @@ impl Product<'_> {
         if asked < Determinism::BatchInvariant && batch * m * n * k > 0 {
             let processors = device.driver.processors();
             // PTX for sm_90a loads on compute capability 9.0 alone.
-            let wide = if device.driver.capability() == (9, 0) { self.wide(processors)? } else { None };
-            for steps in [self.few_rows()?, wide, self.tensor_cores(processors)?].into_iter().flatten() {
+            let wide = if device.driver.capability() == (9, 0) { self.wide(processors) } else { None };
+            for steps in [self.few_rows(), wide, self.tensor_cores(processors)].into_iter().flatten() {
                 let steps = steps
                     .into_iter()
                     .map(|s| s.compile(device, modules, promised))
@@ -106,12 +104,12 @@ impl Product<'_> {
     }
 
     /// Every kernel's parameters: `Args` of kernels/common/product.cuh.
-    fn kernel(&self, family: &'static str, entry: &'static str) -> Result<Kernel> {
+    fn kernel(&self, family: &'static str, entry: &'static str) -> Kernel {
         let mut kernel = Kernel::new(self.op, family, entry);
         for name in ["x", "w", "out", "up", "bias", "residual", "x_scale", "w_scale", "row_scale"] {
-            kernel.tensor(name)?;
+            kernel.tensor(name);
         }
-        kernel.indices("offsets");
+        kernel.tensor("offsets");
         let [batch, m, n, k, groups] = self.sizes;
         let shape = self.spec("out").map_or(&[][..], Spec::shape);
         kernel.extents(shape, 2, 2);
@@ -121,7 +119,7 @@ impl Product<'_> {
         kernel.scratch_address();
         let (elements, bytes) = self.spec("w").map_or((1, 1), |w| w.dtype().block());
         kernel.pair(elements as u32, bytes as u32);
-        Ok(kernel)
+        kernel
     }
 
     /// Whether the sums are the result, and rows of out begin at multiples of 16 bytes.
@@ -151,13 +149,13 @@ impl Product<'_> {
     }
 
     /// Up to 8 rows of x.
-    fn few_rows(&self) -> Result<Option<Vec<Kernel>>> {
+    fn few_rows(&self) -> Option<Vec<Kernel>> {
         let [batch, m, n, k, groups] = self.sizes;
-        let Some((x, w)) = self.types() else { return Ok(None) };
+        let (x, w) = self.types()?;
         let served = x.is_float() && (w.is_float() || w.is_quantized()) && self.w_scales == 0 && batch == 1;
         let few = if groups > 0 { m <= 4 * groups } else { m <= GEMV_ROWS };
         if !served || !few || !self.aligned(8) {
-            return Ok(None);
+            return None;
         }
         let dot = self.numerics == Numerics::Fast && w.is_quantized();
         let one = groups > 0 || m == 1;
@@ -183,23 +181,23 @@ impl Product<'_> {
             (true, _, true) => "dot_any_1",
             (true, _, false) => "dot_any_8",
         };
-        let mut main = self.kernel("gemv", entry)?;
+        let mut main = self.kernel("gemv", entry);
         let outputs = if groups > 0 { m * n } else { n };
         (main.threads, main.blocks, main.aligned) = (128, outputs.div_ceil(4), vec!["x", "w", "up"]);
         if !dot {
-            return Ok(Some(vec![main]));
+            return Some(vec![main]);
         }
-        let mut quantize = self.kernel("gemv", "quantize")?;
+        let mut quantize = self.kernel("gemv", "quantize");
         (quantize.threads, quantize.blocks, quantize.aligned) = (128, (m * k).div_ceil(128 * 8), vec!["x"]);
         main.scratch = m * k + m * k / 32 * 4;
-        Ok(Some(vec![quantize, main]))
+        Some(vec![quantize, main])
     }
 
     /// Tiles on tensor cores.
-    fn tensor_cores(&self, processors: usize) -> Result<Option<Vec<Kernel>>> {
+    fn tensor_cores(&self, processors: usize) -> Option<Vec<Kernel>> {
         use DType::*;
         let [_, m, _, _, groups] = self.sizes;
-        let Some((x, w)) = self.types() else { return Ok(None) };
+        let (x, w) = self.types()?;
         let fast = self.numerics == Numerics::Fast;
         let bytes = x.block().1;
         // Rows that meet one weight, as far as can be known.
@@ -213,7 +211,7 @@ impl Product<'_> {
             Choice { family, entry, tile: (height, if self.spec("up").is_some() { 64 } else { 128 }) }
         };
         let choice = match (x, w) {
-            _ if self.w_scales == BLOCKS => return Ok(None),
+            _ if self.w_scales == BLOCKS => return None,
             (BF16, BF16) => pick("gemm", ["bf16_128", "bf16_64", "bf16_16"]),
             (F16, F16) => pick("gemm", ["f16_128", "f16_64", "f16_16"]),
             (F32, F32) if fast => pick("gemm", ["tf32_128", "tf32_64", "tf32_16"]),
@@ -226,38 +224,38 @@ impl Product<'_> {
             (_, w) if fast && (w.is_float() || w.is_quantized()) => {
                 pick("gemm_mixed", ["any_128", "any_128", "any_16"])
             }
-            _ => return Ok(None),
+            _ => return None,
         };
         let mixed = choice.family == "gemm_mixed";
         if !self.aligned(if mixed { 8 } else { 16 / bytes }) {
-            return Ok(None);
+            return None;
         }
         let (stages, step) = if mixed { (2, 32) } else { (4, 64 / bytes) };
         let shared = stages * (choice.tile.0 + 128) * 64;
-        self.tiles(choice, shared, step, 2 * processors).map(Some)
+        Some(self.tiles(choice, shared, step, 2 * processors))
     }
 
     /// Tiles on Hopper's tensor cores.
-    fn wide(&self, processors: usize) -> Result<Option<Vec<Kernel>>> {
+    fn wide(&self, processors: usize) -> Option<Vec<Kernel>> {
         let [_, m, _, _, groups] = self.sizes;
         let entry = match self.types() {
             Some((DType::BF16, DType::BF16)) => "bf16_wide",
             Some((DType::F16, DType::F16)) => "f16_wide",
-            _ => return Ok(None),
+            _ => return None,
         };
         let rows = m.checked_div(groups).unwrap_or(m);
         if rows <= 64 || self.w_scales == BLOCKS || !self.aligned(8) {
-            return Ok(None);
+            return None;
         }
         let tile = (128, if self.spec("up").is_some() { 128 } else { 256 });
-        self.tiles(Choice { family: "gemm.sm_90a", entry, tile }, 4 * (48 << 10), 64, processors).map(Some)
+        Some(self.tiles(Choice { family: "gemm.sm_90a", entry, tile }, 4 * (48 << 10), 64, processors))
     }
 
     /// A kernel of tiles, and where few tiles share k among them, so that `blocks` of them fill the device, one that adds their sums.
-    fn tiles(&self, choice: Choice, shared: usize, step: usize, blocks: usize) -> Result<Vec<Kernel>> {
+    fn tiles(&self, choice: Choice, shared: usize, step: usize, blocks: usize) -> Vec<Kernel> {
         let [batch, m, n, k, groups] = self.sizes;
         let (height, width) = choice.tile;
-        let mut main = self.kernel(choice.family, choice.entry)?;
+        let mut main = self.kernel(choice.family, choice.entry);
         let tiles = self.tiles_down(height) * n.div_ceil(width);
         // Partial sums are f32, of one matrix; each block has at least 8 steps.
         let integers = matches!(self.types(), Some((DType::I8 | DType::U8, _)));
@@ -269,14 +267,14 @@ impl Product<'_> {
             main.aligned.push("out");
         }
         if splits == 1 {
-            return Ok(vec![main]);
+            return vec![main];
         }
-        let mut sum = self.kernel("gemm", "sum_splits")?;
+        let mut sum = self.kernel("gemm", "sum_splits");
         (sum.threads, sum.blocks) = (256, (m * n).div_ceil(256));
         main.scratch = splits * m * n * 4;
         main.replace_word(SPLITS, splits);
         sum.replace_word(SPLITS, splits);
-        Ok(vec![main, sum])
+        vec![main, sum]
     }
 }
 

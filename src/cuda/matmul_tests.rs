@@ -88,7 +88,6 @@ fn tiles_of_one_type() {
 }
 
 #[test]
-#[ignore = "not yet seen to finish: minutes in the interpreter"]
 fn tiles_of_two_types() {
     let mut ops = vec![fast(plain(F32, BF16, F32, 20, 136, 72)), fast(plain(F16, IQ4_NL, F16, 12, 130, 640))];
     for w in [Q4_0, Q8_0, Q4_K, Q6_K] {
@@ -102,7 +101,6 @@ fn tiles_of_two_types() {
 }
 
 #[test]
-#[ignore = "not yet seen to finish: minutes in the interpreter"]
 fn few_rows() {
     let mut ops = Vec::new();
     for w in [BF16, Q4_0, Q8_0, Q4_K, Q6_K, Q5_0] {

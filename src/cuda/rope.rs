@@ -17,10 +17,10 @@ pub(super) fn kernel(op: &Op, o: &Rope) -> Result<Kernel> {
         return Err(Error::unsupported(op, format_args!("heads of {d} are longer than {MOST}")));
     }
     let mut kernel = Kernel::new(op, "rope", if quantized.is_some() { "rope_blocks" } else { "rope" });
-    kv_append::cache(&mut kernel, o.cache.as_ref(), tokens)?;
-    kernel.tensor("x")?;
-    kernel.indices("positions");
-    kernel.tensor("factors")?;
+    kv_append::cache(&mut kernel, o.cache.as_ref(), tokens);
+    kernel.tensor("x");
+    kernel.tensor("positions");
+    kernel.tensor("factors");
     // Turns per position, modulo 1, in units of 2^-64.
     let turns = |f: f64| ((f / std::f64::consts::TAU).rem_euclid(1.0) * 2f64.powi(64)) as u64;
     kernel.table(o.frequencies().into_iter().map(turns).collect());

@@ -22,7 +22,7 @@ pub(super) fn kernel(op: &Op, o: &SsmScan) -> Result<Kernel> {
     let lanes = lanes(op, n)?;
     let mut kernel = Kernel::new(op, "scan", "ssm_scan");
     for name in ["x", "dt", "a", "b", "c", "out", "d", "dt_bias", "z", "state"] {
-        kernel.tensor(name)?;
+        kernel.tensor(name);
     }
     let rows = batch * heads * width;
     [t, heads, width, heads / groups.max(1), n, rows].into_iter().for_each(|v| kernel.word(v));

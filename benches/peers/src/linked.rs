@@ -46,9 +46,9 @@ trait Run {
 }
 
 /// One that writes into a slice.
-struct Into<T, F>(Vec<T>, F);
+struct Writes<T, F>(Vec<T>, F);
 
-impl<T: Pod, F: FnMut(usize, &mut [T])> Run for Into<T, F> {
+impl<T: Pod, F: FnMut(usize, &mut [T])> Run for Writes<T, F> {
     fn run(&mut self, set: usize) -> Result<()> {
         (self.1)(set, &mut self.0);
         Ok(())
@@ -101,7 +101,7 @@ impl<'a> Product<'a> {
     }
 
     fn run<T: Pod, F: FnMut(usize, &mut [T]) + 'static>(&self, f: F) -> Result<Box<dyn Run>> {
-        Ok(Box::new(Into(vec![T::zeroed(); self.m * self.n], f)))
+        Ok(Box::new(Writes(vec![T::zeroed(); self.m * self.n], f)))
     }
 }
 

@@ -285,3 +285,21 @@ impl Format for Q6_K {
         }
     }
 }
+
+/// What the tests of the kernels for quantized weights are given.
+#[cfg(test)]
+pub(super) mod drawn {
+    use crate::{dtype::DType, op::Rng, quant};
+
+    pub(in super::super) fn normal(count: usize, rng: &mut Rng) -> Vec<f32> {
+        (0..count).map(|_| rng.normal() as f32).collect()
+    }
+
+    /// A weight's bytes, and the numbers they stand for.
+    pub(in super::super) fn weight(dtype: DType, count: usize, rng: &mut Rng) -> (Vec<u8>, Vec<f32>) {
+        let (mut bytes, mut decoded) = (vec![0; dtype.bytes(count).unwrap()], vec![0f32; count]);
+        quant::encode(dtype, &normal(count, rng), &mut bytes).unwrap();
+        quant::decode(dtype, &bytes, &mut decoded).unwrap();
+        (bytes, decoded)
+    }
+}

@@ -373,11 +373,11 @@ mod tests {
     use crate::{
         cpu::{
             kernel::Tensor,
+            matmul::format::drawn::{normal, weight},
             simd::{Isa, simd},
         },
         layout::Spec,
         op::Rng,
-        quant,
     };
 
     /// Rows and columns that fill no strip and no panel, and a last block that is not whole.
@@ -387,12 +387,8 @@ mod tests {
         let (m, n, mut rng) = (15, 20, Rng(3));
         for &dtype in DType::ALL.iter().filter(|d| d.is_quantized()) {
             let k = 2 * BLOCK + dtype.block().0;
-            let mut normal = |count: usize| -> Vec<f32> { (0..count).map(|_| rng.normal() as f32).collect() };
-            let (x, numbers) = (normal(m * k), normal(n * k));
-            let mut bytes = vec![0; dtype.bytes(n * k).unwrap()];
-            quant::encode(dtype, &numbers, &mut bytes).unwrap();
-            let mut decoded = vec![0f32; n * k];
-            quant::decode(dtype, &bytes, &mut decoded).unwrap();
+            let x = normal(m * k, &mut rng);
+            let (mut bytes, decoded) = weight(dtype, n * k, &mut rng);
             let spec = Spec::new(dtype, &[n, k]).unwrap();
             let w = Weight { tensor: Tensor::new(bytes.as_mut_ptr(), &spec), offset: 0, packed: false, scales: None };
             let mut rows: Vec<Row> = Vec::with_capacity(m);
