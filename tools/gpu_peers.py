@@ -62,7 +62,7 @@ def random(dtype, shape):
 def products(found, rest):
     (_, x), (_, w) = found["x"], found["w"]
     dtype = DTYPES.get(found["x"][0])
-    if dtype is None or len(x) != 2 or len(w) != 2 or rest or set(found) - {"x", "w", "out"}:
+    if dtype is None or len(x) != 2 or len(w) != 2 or set(rest) - {"numerics"} or set(found) - {"x", "w", "out"}:
         return
     dtype = torch.bfloat16 if found["w"][0] not in DTYPES else dtype
     a = random(dtype, x)

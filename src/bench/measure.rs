@@ -15,8 +15,9 @@ use crate::{
     op::{Op, Operands, Rng, Role},
 };
 
-/// What a sample should last at least: the timer's own cost must not show.
+/// What a sample should last at least: the timer's own cost must not show, nor that of a device's waking up.
 const SAMPLE: Duration = Duration::from_micros(300);
+const DEVICE_SAMPLE: Duration = Duration::from_millis(2);
 const WARM_UP: usize = 2;
 const MOST_SAMPLES: usize = 60;
 
@@ -84,7 +85,8 @@ pub fn measure_beside(
         }
         verdicts.push(check(op, &host, &after)?);
         let single = s.sample(device, options)?;
-        s.repeat = (SAMPLE.as_nanos() / single.as_nanos().max(1)).clamp(1, 1024) as usize;
+        let sample = if device.info().threads == 0 { DEVICE_SAMPLE } else { SAMPLE };
+        s.repeat = (sample.as_nanos() / single.as_nanos().max(1)).clamp(1, 1024) as usize;
     }
     let (mut beside, mut left_out) = (Vec::new(), Vec::new());
     for rival in rivals.iter_mut() {

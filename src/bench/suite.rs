@@ -17,6 +17,8 @@ words! {
         Attention = "attention",
         /// State-space layers of the hybrids.
         Ssm = "ssm",
+        /// What takes a GPU milliseconds and a processor minutes: products of the models and attention, all in 16 bits, and quantized weights.
+        Large = "large",
         /// What lies between the products, mostly on 512 rows of 4096 numbers: norms, softmax, functions, rope, top-k, copies.
         Between = "between",
     }
@@ -74,6 +76,7 @@ pub fn ops(suite: Suite) -> Vec<Op> {
         }
         Suite::Attention => attention(),
         Suite::Ssm => ssm(&[1, 512, 2048]),
+        Suite::Large => large(),
         Suite::Between => between(),
     };
     let legal = |t: &String| t.parse::<Op>().ok().filter(|op| op.validate().is_ok());
@@ -98,6 +101,32 @@ fn products(rows: &[usize], k: usize, n: usize) -> Vec<String> {
 fn square() -> Vec<String> {
     let of = |n: &usize| ["f32", "bf16", "f16"].map(|w| product(*n, *n, *n, w));
     [256, 512, 1024, 2048, 4096].iter().flat_map(of).collect()
+}
+
+/// The most telling first.
+fn large() -> Vec<String> {
+    let half = |m: usize, k: usize, n: usize| format!("matmul x=bf16:{m}x{k} w=bf16:{n}x{k} out=bf16:{m}x{n}");
+    let prefill = |batch: usize, tokens: usize, (heads, kv_heads, d): (usize, usize, usize), rest: &str| {
+        let (q, kv) = (format!("bf16:{batch}x{tokens}x{heads}x{d}"), format!("bf16:{batch}x{tokens}x{kv_heads}x{d}"));
+        format!("attention q={q} k={kv} v={kv} out={q} numerics=fast{rest}")
+    };
+    let decode = |keys: usize, cache: &str| attend(1, 1, keys, (32, 8, 128), cache, "");
+    let weights = || WEIGHTS.iter().filter(|&&(k, n)| k >= 1024 && n < 100_000);
+    let squares = [4096, 8192].map(|n| half(n, n, n));
+    let prompts = [(1, 16384), (2, 8192), (4, 4096), (8, 2048)];
+    let causal = prompts.iter().map(|&(batch, tokens)| prefill(batch, tokens, (32, 8, 128), " causal=true"));
+    let other = [((32, 8, 128), ""), ((16, 16, 128), " causal=true"), ((32, 8, 64), " causal=true")];
+    let other = other.iter().map(|&(heads, rest)| prefill(2, 8192, heads, rest));
+    let caches = ["bf16", "f16", "q8_0"].into_iter().flat_map(|t| [8192, 131_072].map(|keys| decode(keys, t)));
+    let thin = weights().filter(|&&(k, n)| k * n > 16_000_000).flat_map(|&(k, n)| {
+        let dense = [1, 8].map(|m| half(m, k, n));
+        let quantized = |m: usize| {
+            ["q4_k", "q8_0"].map(|w| format!("matmul x=bf16:{m}x{k} w={w}:{n}x{k} out=bf16:{m}x{n} numerics=fast"))
+        };
+        dense.into_iter().chain([1, 8, 16, 128].into_iter().flat_map(quantized)).collect::<Vec<_>>()
+    });
+    let models = weights().flat_map(|&(k, n)| [512, 2048, 128].map(|m| half(m, k, n)));
+    squares.into_iter().chain(causal).chain(other).chain(caches).chain(thin).chain(models).collect()
 }
 
 fn experts() -> Vec<String> {
@@ -255,6 +284,7 @@ mod tests {
             (Suite::Ssm, ssm(&[1, 512, 2048])),
             (Suite::Square, square()),
             (Suite::Between, between()),
+            (Suite::Large, large()),
         ] {
             let wrong: Vec<_> =
                 listed.iter().filter_map(|t| t.parse::<Op>().and_then(|op| op.validate()).err()).collect();

@@ -1,6 +1,6 @@
 //! What a device is driven through, and a device opened on it: its memory and copies.
 
-use std::{fmt::Debug, sync::Arc};
+use std::{fmt::Debug, sync::Arc, time::Duration};
 
 use crate::{
     backend::{Buffer, RawBuffer, Token, View},
@@ -27,6 +27,9 @@ pub(super) trait Driver: Debug + Send + Sync {
 
     /// Waits for everything enqueued.
     fn sync(&self) -> Result<(), Failure>;
+
+    /// How long the device takes for what `enqueue` gives it.
+    fn time(&self, enqueue: &mut dyn FnMut()) -> Result<Duration, Failure>;
 
     /// How many multiprocessors the device has.
     fn processors(&self) -> usize;
@@ -163,5 +166,13 @@ impl Device {
     /// Waits for everything enqueued.
     pub(super) fn sync(&self) -> Result<()> {
         self.driver.sync().map_err(|e| self.failed("waiting", 0, e))
+    }
+
+    /// How long the device takes for what `enqueue` gives it.
+    pub(super) fn time(&self, enqueue: &mut dyn FnMut() -> Result<()>) -> Result<Duration> {
+        let mut enqueued = Ok(());
+        let time = self.driver.time(&mut || enqueued = enqueue());
+        enqueued?;
+        time.map_err(|e| self.failed("timing", 0, e))
     }
 }

@@ -1,6 +1,9 @@
 //! The shipped PTX without a GPU: planning, parameters, grids and kernels, run by an interpreter that checks every access.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
 
 use ptxemu::{Grid, Memory, Module};
 
@@ -77,6 +80,12 @@ impl Driver for Interpreter {
 
     fn sync(&self) -> Result<(), Failure> {
         Ok(())
+    }
+
+    fn time(&self, enqueue: &mut dyn FnMut()) -> Result<Duration, Failure> {
+        let start = Instant::now();
+        enqueue();
+        Ok(start.elapsed())
     }
 
     fn processors(&self) -> usize {

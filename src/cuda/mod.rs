@@ -30,7 +30,7 @@ mod softmax;
 mod ssm_scan;
 mod top_k;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use cudarc::driver::{CudaContext, sys};
 
@@ -151,6 +151,10 @@ impl Backend for Cuda {
 
     fn sync(&self) -> Result<()> {
         self.device.sync()
+    }
+
+    fn time(&self, enqueue: &mut dyn FnMut() -> Result<()>) -> Result<Duration> {
+        self.device.time(enqueue)
     }
 
     fn memory(&self) -> Memory {

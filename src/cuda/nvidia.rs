@@ -6,6 +6,7 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU32, Ordering},
     },
+    time::Duration,
 };
 
 use cudarc::{
@@ -243,6 +244,15 @@ impl Driver for Nvidia {
 
     fn sync(&self) -> Result<(), Failure> {
         self.drain(&mut self.lock())
+    }
+
+    fn time(&self, enqueue: &mut dyn FnMut()) -> Result<Duration, Failure> {
+        let event = || self.context.new_event(Some(sys::CUevent_flags::CU_EVENT_DEFAULT));
+        let (start, end) = (event()?, event()?);
+        start.record(&self.stream)?;
+        enqueue();
+        end.record(&self.stream)?;
+        Ok(Duration::from_secs_f64(f64::from(start.elapsed_ms(&end)?) * 1e-3))
     }
 }
 

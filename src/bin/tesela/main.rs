@@ -106,7 +106,7 @@ struct Verify {
 
 #[derive(Args)]
 struct Bench {
-    /// quick, models, square, decode, attention, ssm or between.
+    /// quick, models, square, decode, attention, ssm, large or between.
     #[arg(long, default_value = "quick")]
     suite: Suite,
     /// Backends or device ids; default: all found but the reference.
