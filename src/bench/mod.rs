@@ -44,6 +44,8 @@ pub struct Options {
     pub budget: Duration,
     /// Time for all of them, after which the rest is left out.
     pub limit: Duration,
+    /// How many of a device's kernels at most, the likely fastest first.
+    pub kernels: usize,
     /// Bytes of weights that are rotated through, so that they come from memory and not from a cache.
     pub weights: usize,
     /// Which random numbers.
@@ -61,6 +63,7 @@ impl Options {
             filter: None,
             budget: Duration::from_millis(if quick { 150 } else { 1000 }),
             limit: Duration::MAX,
+            kernels: if suite == Suite::Large { 1 } else { usize::MAX },
             weights: if quick { 128 << 20 } else { 768 << 20 },
             seed: 0,
             clock: None,
@@ -103,11 +106,12 @@ impl Results {
     }
 }
 
-/// Measures the operations on each device. `progress` is told what is being measured, and how many are done of how many.
+/// Measures the operations on each device. `progress` is told what is being measured, how many are done of how many, and what came of
+/// those: results that are kept as they come survive an end before the last.
 pub fn run(
     devices: &[Arc<dyn Backend>],
     options: &Options,
-    progress: &mut dyn FnMut(&str, usize, usize),
+    progress: &mut dyn FnMut(&str, usize, usize, &Results),
 ) -> Result<Results> {
     let ops = options.ops()?;
     let (mut results, total, start) = (Results::default(), ops.len() * devices.len(), Instant::now());
@@ -115,7 +119,7 @@ pub fn run(
         let device = Device::new(d, backend.clone(), true);
         let code = Code::of_this_build();
         for (i, op) in ops.iter().enumerate() {
-            progress(&format!("{} {}", device.info().backend, op.name()), d * ops.len() + i, total);
+            progress(&format!("{} {}", device.info().backend, op.name()), d * ops.len() + i, total, &results);
             if start.elapsed() >= options.limit {
                 results.left_out.push((device.info().id.clone(), *op, "the time was up".into()));
                 continue;
@@ -137,6 +141,6 @@ pub fn run(
             device.trim();
         }
     }
-    progress("done", total, total);
+    progress("done", total, total, &results);
     Ok(results)
 }

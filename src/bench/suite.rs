@@ -111,21 +111,22 @@ fn large() -> Vec<String> {
         format!("attention q={q} k={kv} v={kv} out={q} numerics=fast{rest}")
     };
     let decode = |keys: usize, cache: &str| attend(1, 1, keys, (32, 8, 128), cache, "");
-    let weights = || WEIGHTS.iter().filter(|&&(k, n)| k >= 1024 && n < 100_000);
     let squares = [4096, 8192].map(|n| half(n, n, n));
     let prompts = [(1, 16384), (2, 8192), (4, 4096), (8, 2048)];
     let causal = prompts.iter().map(|&(batch, tokens)| prefill(batch, tokens, (32, 8, 128), " causal=true"));
     let other = [((32, 8, 128), ""), ((16, 16, 128), " causal=true"), ((32, 8, 64), " causal=true")];
     let other = other.iter().map(|&(heads, rest)| prefill(2, 8192, heads, rest));
     let caches = ["bf16", "f16", "q8_0"].into_iter().flat_map(|t| [8192, 131_072].map(|keys| decode(keys, t)));
-    let thin = weights().filter(|&&(k, n)| k * n > 16_000_000).flat_map(|&(k, n)| {
+    let streamed = [(4096, 25600), (4096, 4096), (12800, 4096), (8192, 10240), (2048, 16384)];
+    let thin = streamed.into_iter().flat_map(|(k, n)| {
         let dense = [1, 8].map(|m| half(m, k, n));
         let quantized = |m: usize| {
             ["q4_k", "q8_0"].map(|w| format!("matmul x=bf16:{m}x{k} w={w}:{n}x{k} out=bf16:{m}x{n} numerics=fast"))
         };
         dense.into_iter().chain([1, 8, 16, 128].into_iter().flat_map(quantized)).collect::<Vec<_>>()
     });
-    let models = weights().flat_map(|&(k, n)| [512, 2048, 128].map(|m| half(m, k, n)));
+    let models = WEIGHTS.iter().filter(|w| w.1 < 100_000);
+    let models = [512, 2048, 128].into_iter().flat_map(|m| models.clone().map(move |&(k, n)| half(m, k, n)));
     squares.into_iter().chain(causal).chain(other).chain(caches).chain(thin).chain(models).collect()
 }
 

@@ -5,7 +5,12 @@ mod output;
 mod quantize;
 mod survey;
 
-use std::{path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
+use std::{
+    path::PathBuf,
+    process::ExitCode,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use clap::{Args, Parser, Subcommand};
 use serde_json::json;
@@ -315,7 +320,6 @@ fn measure(args: Bench) -> Outcome {
         options.limit = Duration::from_secs(seconds);
     }
     let devices = args.common.choose(&args.device, |d| d.info().kind != tesela::backend::Kind::Reference)?;
-    let results = bench_devices(&devices, &options)?;
     let ending = args.out.as_ref().and_then(|p| p.extension()?.to_str());
     let format = args.format.or(match ending {
         Some("csv") => Some(bench::Format::Csv),
@@ -325,6 +329,15 @@ fn measure(args: Bench) -> Outcome {
         None if args.common.json => Some(bench::Format::Jsonl),
         None => None,
     });
+    let mut kept = Instant::now();
+    let results = bench_devices(&devices, &options, &mut |so_far| {
+        // Lines are written as they come; a failure to is told at the end.
+        let due = !so_far.records.is_empty() && kept.elapsed() > Duration::from_secs(1);
+        if let (Some(path), Some(bench::Format::Jsonl), true) = (&args.out, format, due) {
+            let _ = save(path, &bench::Format::Jsonl.write(&so_far.records));
+            kept = Instant::now();
+        }
+    })?;
     let text = format.map_or_else(|| survey::record_table(&results.records), |f| f.write(&results.records));
     match &args.out {
         Some(path) => save(path, &text)?,
@@ -342,9 +355,15 @@ fn measure(args: Bench) -> Outcome {
     Ok(results.passed())
 }
 
-fn bench_devices(devices: &[Arc<dyn Backend>], options: &bench::Options) -> Result<bench::Results, Stop> {
+/// `keep` is given what came of the operations so far.
+fn bench_devices(
+    devices: &[Arc<dyn Backend>],
+    options: &bench::Options,
+    keep: &mut dyn FnMut(&bench::Results),
+) -> Result<bench::Results, Stop> {
     let bar = bar("measuring");
-    let results = bench::run(devices, options, &mut |what, done, total| {
+    let results = bench::run(devices, options, &mut |what, done, total, so_far| {
+        keep(so_far);
         bar.set_length(total as u64);
         bar.set_position(done as u64);
         bar.set_message(format!("measuring {what}"));

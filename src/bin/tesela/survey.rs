@@ -31,7 +31,7 @@ pub fn run(out_dir: &Path, common: &Common) -> Outcome {
     let mut runners = found.devices.clone();
     runners.retain(|d| d.info().kind != Kind::Reference);
     let runners = if runners.is_empty() { &found.devices } else { &runners };
-    let results = bench_devices(runners, &bench::Options::new(Suite::Quick))?;
+    let results = bench_devices(runners, &bench::Options::new(Suite::Quick), &mut |_| {})?;
     // A GPU in software is measured, and picked only where nothing else runs the operation.
     let last = |id: &str| runners.iter().any(|d| d.info().id == id && d.info().kind == Kind::SoftwareGpu);
     let picks = picks(&results.records, last);
