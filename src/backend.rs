@@ -68,6 +68,12 @@ pub trait Backend: Debug + Send + Sync {
         Ok(start.elapsed())
     }
 
+    /// Records what `enqueue` launches, for running it again and again with less work on the host, and runs nothing. `None` where the
+    /// device has nothing of the kind; `enqueue` was not called then. What other threads enqueue meanwhile is no part of it.
+    fn record(&self, _enqueue: &mut dyn FnMut() -> Result<()>) -> Result<Option<Box<dyn Replay>>> {
+        Ok(None)
+    }
+
     /// Uses host memory in place, without a copy, where the device can read it (weights mapped from a file). The buffer is never written to.
     fn adopt(&self, _bytes: Arc<dyn AsRef<[u8]> + Send + Sync>) -> Option<Buffer> {
         None
@@ -124,6 +130,15 @@ pub trait Plan: Debug + Send + Sync {
     /// span (or exactly the packed weight), aligned to their element, outputs apart from everything else save where the operation allows
     /// an alias. `scratch` is given where [`Plan::scratch`] is not 0: at least that long, 64-byte aligned, contents undefined.
     unsafe fn launch(&self, args: &[View], scratch: Option<&View>) -> Result<()>;
+}
+
+/// Launches that a device has recorded.
+pub trait Replay: Debug + Send + Sync {
+    /// Enqueues them all, in their order.
+    ///
+    /// # Safety
+    /// The views that they were recorded with are alive, and what [`Plan::launch`] asks of its caller still holds.
+    unsafe fn run(&self) -> Result<()>;
 }
 
 /// Bytes on their way from a device to the host.

@@ -27,7 +27,7 @@ mod wgpu;
 pub use backend::{Backend, Buffer, DeviceInfo, Plan, Plans, View};
 #[cfg(feature = "cpu")]
 pub use cpu::Cpu;
-pub use dispatch::{Device, Explanation, Fallback, Placed};
+pub use dispatch::{Device, Explanation, Fallback, Placed, Recording};
 pub use dtype::DType;
 pub use error::{Error, Result};
 pub use layout::{Dims, MAX_RANK, Spec};

@@ -3,7 +3,7 @@
 use std::{fmt::Debug, sync::Arc, time::Duration};
 
 use crate::{
-    backend::{Buffer, RawBuffer, Token, View},
+    backend::{Buffer, RawBuffer, Replay, Token, View},
     error::{Error, Result},
     host::Account,
 };
@@ -28,6 +28,9 @@ pub(super) trait Driver: Debug + Send + Sync {
     /// Waits for everything enqueued.
     fn sync(&self) -> Result<(), Failure>;
 
+    /// Records the kernels that `enqueue` launches on this thread instead of running them; `None` where there is no such thing.
+    fn record(&self, enqueue: &mut dyn FnMut()) -> Result<Option<Box<dyn Graph>>, Failure>;
+
     /// How long the device takes for what `enqueue` gives it.
     fn time(&self, enqueue: &mut dyn FnMut()) -> Result<Duration, Failure>;
 
@@ -45,6 +48,15 @@ pub(super) trait Function: Debug + Send + Sync {
     /// # Safety
     /// The parameters are the kernel's own struct, and every address in them is valid for what the kernel does with it.
     unsafe fn launch(&self, params: &Params, grid: Grid) -> Result<(), Failure>;
+}
+
+/// Recorded kernels.
+pub(super) trait Graph: Debug + Send + Sync {
+    /// Enqueues them.
+    ///
+    /// # Safety
+    /// Every address in their parameters is still valid.
+    unsafe fn launch(&self) -> Result<(), Failure>;
 }
 
 /// One-dimensional blocks of one-dimensional threads.
@@ -168,11 +180,37 @@ impl Device {
         self.driver.sync().map_err(|e| self.failed("waiting", 0, e))
     }
 
+    /// Records what `enqueue` launches.
+    pub(super) fn record(
+        self: &Arc<Device>,
+        enqueue: &mut dyn FnMut() -> Result<()>,
+    ) -> Result<Option<Box<dyn Replay>>> {
+        let mut enqueued = Ok(());
+        let graph = self.driver.record(&mut || enqueued = enqueue());
+        enqueued?;
+        let graph = graph.map_err(|e| self.failed("recording", 0, e))?;
+        Ok(graph.map(|graph| Box::new(Recorded { device: self.clone(), graph }) as Box<dyn Replay>))
+    }
+
     /// How long the device takes for what `enqueue` gives it.
     pub(super) fn time(&self, enqueue: &mut dyn FnMut() -> Result<()>) -> Result<Duration> {
         let mut enqueued = Ok(());
         let time = self.driver.time(&mut || enqueued = enqueue());
         enqueued?;
         time.map_err(|e| self.failed("timing", 0, e))
+    }
+}
+
+/// What a device recorded.
+#[derive(Debug)]
+struct Recorded {
+    device: Arc<Device>,
+    graph: Box<dyn Graph>,
+}
+
+impl Replay for Recorded {
+    unsafe fn run(&self) -> Result<()> {
+        // SAFETY: the caller keeps the views alive, and with them the addresses.
+        unsafe { self.graph.launch() }.map_err(|e| self.device.failed("replaying", 0, e))
     }
 }

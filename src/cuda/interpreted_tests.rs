@@ -9,7 +9,7 @@ use ptxemu::{Grid, Memory, Module};
 
 use super::{
     Cuda,
-    driver::{self, Driver, Failure, Function, Params},
+    driver::{self, Driver, Failure, Function, Graph, Params},
     module::KERNELS,
 };
 use crate::backend::{DeviceInfo, Kind};
@@ -80,6 +80,10 @@ impl Driver for Interpreter {
 
     fn sync(&self) -> Result<(), Failure> {
         Ok(())
+    }
+
+    fn record(&self, _enqueue: &mut dyn FnMut()) -> Result<Option<Box<dyn Graph>>, Failure> {
+        Ok(None)
     }
 
     fn time(&self, enqueue: &mut dyn FnMut()) -> Result<Duration, Failure> {

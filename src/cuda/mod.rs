@@ -35,7 +35,7 @@ use std::{sync::Arc, time::Duration};
 use cudarc::driver::{CudaContext, sys};
 
 use crate::{
-    backend::{Absent, Backend, Buffer, DeviceInfo, Kind, Memory, OpenOptions, Plans, Token, View},
+    backend::{Absent, Backend, Buffer, DeviceInfo, Kind, Memory, OpenOptions, Plans, Replay, Token, View},
     error::{Error, Result},
     op::{Determinism, Op},
 };
@@ -151,6 +151,10 @@ impl Backend for Cuda {
 
     fn sync(&self) -> Result<()> {
         self.device.sync()
+    }
+
+    fn record(&self, enqueue: &mut dyn FnMut() -> Result<()>) -> Result<Option<Box<dyn Replay>>> {
+        self.device.record(enqueue)
     }
 
     fn time(&self, enqueue: &mut dyn FnMut() -> Result<()>) -> Result<Duration> {

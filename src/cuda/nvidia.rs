@@ -1,7 +1,9 @@
 //! NVIDIA's driver: found at run time, never linked. All calls into CUDA's own interface are made here.
 
 use std::{
+    cell::RefCell,
     ffi::c_int,
+    fmt::{self, Debug},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU32, Ordering},
@@ -11,13 +13,13 @@ use std::{
 
 use cudarc::{
     driver::{
-        CudaContext, CudaFunction, CudaModule, CudaStream, DeviceRepr, DriverError, LaunchConfig, PinnedHostSlice,
-        PushKernelArg, result, sys,
+        CudaContext, CudaFunction, CudaGraph, CudaModule, CudaStream, DeviceRepr, DriverError, LaunchConfig,
+        PinnedHostSlice, PushKernelArg, result, sys,
     },
     nvrtc::Ptx,
 };
 
-use super::driver::{Driver, Failure, Function, Grid, Params};
+use super::driver::{Driver, Failure, Function, Graph, Grid, Params};
 
 /// CUDA 12.0: what the embedded PTX needs.
 const OLDEST_DRIVER: c_int = 12000;
@@ -246,6 +248,18 @@ impl Driver for Nvidia {
         self.drain(&mut self.lock())
     }
 
+    fn record(&self, enqueue: &mut dyn FnMut()) -> Result<Option<Box<dyn Graph>>, Failure> {
+        // A stream of its own, which this thread's launches go to meanwhile: other threads' go on.
+        let stream = self.context.new_stream()?;
+        stream.begin_capture(sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL)?;
+        RECORDING.set(Some(stream.clone()));
+        enqueue();
+        RECORDING.set(None);
+        let graph = stream.end_capture(sys::CUgraphInstantiate_flags(0))?;
+        let graph = graph.ok_or_else(|| Failure::Other("nothing was recorded".into()))?;
+        Ok(Some(Box::new(Recorded { graph: Mutex::new(graph), stream: self.stream.clone() })))
+    }
+
     fn time(&self, enqueue: &mut dyn FnMut()) -> Result<Duration, Failure> {
         let event = || self.context.new_event(Some(sys::CUevent_flags::CU_EVENT_DEFAULT));
         let (start, end) = (event()?, event()?);
@@ -275,8 +289,41 @@ impl Function for Loaded {
             block_dim: (grid.threads, 1, 1),
             shared_mem_bytes: grid.shared,
         };
+        let recording = RECORDING.with_borrow(Clone::clone);
+        let stream = recording.as_ref().unwrap_or(&self.stream);
         // SAFETY: the caller's promise; memory is freed in this stream's order, so after the kernel.
-        unsafe { self.stream.launch_builder(&self.function).arg(params).launch(grid) }?;
+        unsafe { stream.launch_builder(&self.function).arg(params).launch(grid) }?;
+        Ok(())
+    }
+}
+
+thread_local! {
+    /// Where this thread's launches go while they are recorded.
+    static RECORDING: RefCell<Option<Arc<CudaStream>>> = const { RefCell::new(None) };
+}
+
+struct Recorded {
+    graph: Mutex<CudaGraph>,
+    stream: Arc<CudaStream>,
+}
+
+// SAFETY: a graph may be used from any thread, by one at a time: the lock sees to that.
+unsafe impl Send for Recorded {}
+// SAFETY: as above.
+unsafe impl Sync for Recorded {}
+
+impl Debug for Recorded {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Recorded")
+    }
+}
+
+impl Graph for Recorded {
+    unsafe fn launch(&self) -> Result<(), Failure> {
+        let graph = self.graph.lock().unwrap_or_else(PoisonError::into_inner);
+        self.stream.context().bind_to_thread()?;
+        // SAFETY: both are open; the caller's promise covers the kernels' addresses.
+        unsafe { result::graph::launch(graph.cu_graph_exec(), self.stream.cu_stream()) }?;
         Ok(())
     }
 }

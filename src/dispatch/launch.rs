@@ -89,7 +89,7 @@ impl Launch {
         unsafe { self.plan.pack(operand, rows, plain, packed) }
     }
 
-    fn check(&self, args: &[View], scratch: Option<&View>) -> Result<()> {
+    pub(super) fn check(&self, args: &[View], scratch: Option<&View>) -> Result<()> {
         let fail = |why: std::fmt::Arguments<'_>| Err(Error::invalid(self.op, why));
         if args.len() != self.operands.len() {
             let names: Vec<&str> = self.operands.iter().map(|o| o.name).collect();

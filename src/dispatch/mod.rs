@@ -11,6 +11,7 @@ mod explain;
 mod launch;
 mod measure;
 mod pool;
+mod recording;
 mod remember;
 mod weight;
 
@@ -31,6 +32,7 @@ pub use self::{
     device::Device,
     explain::{Candidate, Chosen, Declined, Explanation, How},
     launch::Launch,
+    recording::Recording,
     weight::HostBytes,
 };
 pub(crate) use self::{
@@ -210,6 +212,15 @@ impl Dispatcher {
 impl Choice {
     /// Checks and launches. Allocates nothing once the device's pool holds the scratch memory.
     fn run(&self, args: &[Arg]) -> Result<()> {
+        let views = self.views(args)?;
+        let scratch = if self.scratch > 0 { Some(self.device.pooled(self.scratch)?) } else { None };
+        self.launch.run(&views, scratch.as_ref())?;
+        self.count();
+        Ok(())
+    }
+
+    /// The operands' bytes in the forms that the kernel reads.
+    fn views(&self, args: &[Arg]) -> Result<ArrayVec<View, MAX_OPERANDS>> {
         let operands = self.launch.operands();
         if args.len() != operands.len() {
             return Err(Error::invalid(
@@ -217,7 +228,7 @@ impl Choice {
                 format_args!("{} operands given, needs {}", args.len(), operands.len()),
             ));
         }
-        let mut views: ArrayVec<View, MAX_OPERANDS> = ArrayVec::new();
+        let mut views = ArrayVec::new();
         for (i, ((arg, operand), &form)) in args.iter().zip(operands).zip(&self.forms).enumerate() {
             if *arg.spec != operand.spec {
                 return Err(Error::invalid(
@@ -231,10 +242,11 @@ impl Choice {
                 (Stored::Weight(weight), wanted) => weight.form_for(&self.launch, i, wanted)?,
             });
         }
-        let scratch = if self.scratch > 0 { Some(self.device.pooled(self.scratch)?) } else { None };
-        self.launch.run(&views, scratch.as_ref())?;
+        Ok(views)
+    }
+
+    fn count(&self) {
         self.launches.fetch_add(1, Ordering::Relaxed);
-        Ok(())
     }
 
     fn placed(&self) -> Placed {

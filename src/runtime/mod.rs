@@ -15,7 +15,7 @@ pub use builder::Builder;
 
 use crate::{
     backend::{Absent, Memory},
-    dispatch::{Arg, Device, Dispatcher, Explanation, Placed, UNMEASURED},
+    dispatch::{Arg, Device, Dispatcher, Explanation, Placed, Recording, UNMEASURED},
     error::{Error, Result},
     op::{Determinism, MAX_OPERANDS, Matmul, Numerics, Op},
     tensor::Tensor,
@@ -144,14 +144,38 @@ impl Runtime {
     /// Runs any operation on its operands, in launch order, present ones only; each tensor's spec is the operand's. The
     /// typed calls in [`ops`] end here.
     pub fn run(&self, op: &Op, operands: &[&Tensor]) -> Result<()> {
-        let mut args: ArrayVec<Arg, MAX_OPERANDS> = ArrayVec::new();
+        self.0.dispatcher.run(op, &self.args(op, operands)?)
+    }
+
+    /// Prepares operations on tensors of one device, each as [`run`](Runtime::run) takes it, for running them again and again: a decoder's
+    /// layers for every token, say, whose tensors are overwritten in between. Where the device can record launches the host's work is
+    /// one call for all of them.
+    ///
+    /// ```
+    /// use tesela::{DType, Op, Runtime};
+    /// let rt = Runtime::new()?;
+    /// let (x, y) = (rt.from_f32(&[4], &[1., -2., 3., -4.])?, rt.zeros(DType::F32, &[4])?);
+    /// let relu: Op = "elementwise a=f32:4 out=f32:4 function=relu".parse()?;
+    /// let step = rt.record(&[(&relu, &[&x, &y])])?;
+    /// step.run()?;
+    /// assert_eq!(y.read_f32()?, [1., 0., 3., 0.]);
+    /// # Ok::<(), tesela::Error>(())
+    /// ```
+    pub fn record(&self, steps: &[(&Op, &[&Tensor])]) -> Result<Recording> {
+        let args: Vec<_> = steps.iter().map(|(op, operands)| self.args(op, operands)).collect::<Result<_>>()?;
+        let steps: Vec<_> = steps.iter().zip(&args).map(|((op, _), args)| (*op, args.as_slice())).collect();
+        self.0.dispatcher.record(&steps)
+    }
+
+    fn args<'a>(&self, op: &Op, operands: &[&'a Tensor]) -> Result<ArrayVec<Arg<'a>, MAX_OPERANDS>> {
+        let mut args = ArrayVec::new();
         for tensor in operands {
             let known = self.devices().get(tensor.device().index()).is_some_and(|d| d == tensor.device());
             if !known || args.try_push(tensor.arg()).is_err() {
                 return Err(Error::invalid(op, "a tensor of another runtime, or too many operands"));
             }
         }
-        self.0.dispatcher.run(op, &args)
+        Ok(args)
     }
 }
 
