@@ -22,6 +22,9 @@ pub(super) trait Driver: Debug + Send + Sync {
     /// Copies bytes out, after everything enqueued.
     fn read(&self, from: u64, bytes: &mut [u8]) -> Result<(), Failure>;
 
+    /// Copies bytes on the device, in the queue's order.
+    fn copy(&self, from: u64, to: u64, bytes: usize) -> Result<(), Failure>;
+
     /// A kernel of a PTX file.
     fn load(&self, ptx: &'static str, entry: &str) -> Result<Arc<dyn Function>, Failure>;
 
@@ -166,6 +169,12 @@ impl Device {
     pub(super) fn read(&self, src: &View, dst: &mut [u8]) -> Result<()> {
         let from = self.checked(src, dst.len())?;
         self.driver.read(from, dst).map_err(|e| self.failed("reading", src.len(), e))
+    }
+
+    /// Copies bytes on the device, in the queue's order.
+    pub(super) fn copy(&self, from: &View, to: &View) -> Result<()> {
+        let (bytes, from, to) = (from.len(), self.address(from)?, self.checked(to, from.len())?);
+        self.driver.copy(from, to, bytes).map_err(|e| self.failed("copying", bytes, e))
     }
 
     fn checked(&self, view: &View, len: usize) -> Result<u64> {

@@ -61,6 +61,12 @@ impl Driver for Interpreter {
         Ok(())
     }
 
+    fn copy(&self, from: u64, to: u64, bytes: usize) -> Result<(), Failure> {
+        let mut buffer = vec![0; bytes];
+        self.read(from, &mut buffer)?;
+        self.write(to, &buffer)
+    }
+
     fn load(&self, ptx: &'static str, entry: &str) -> Result<Arc<dyn Function>, Failure> {
         let mut parsed = PARSED.lock().unwrap_or_else(PoisonError::into_inner);
         let module = match parsed.iter().find(|p| std::ptr::eq(p.0, ptx)) {
@@ -264,6 +270,13 @@ mod tests {
             }
         }
         assert!(differ.is_empty(), "{} cases differ:\n{}", differ.len(), differ.join("\n"));
+    }
+
+    #[test]
+    fn peaks_are_measured() {
+        let peaks = crate::Backend::peaks(&device()).unwrap();
+        let all = [peaks.f32_flops, peaks.half_flops, peaks.int8_ops, peaks.read_bytes, peaks.copy_bytes];
+        assert!(all.iter().all(|&rate| rate > 1.0), "{peaks:?}");
     }
 
     #[test]

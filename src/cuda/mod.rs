@@ -20,6 +20,7 @@ mod matmul_tests;
 mod module;
 mod norm;
 mod nvidia;
+mod peaks;
 mod reduce;
 mod rope;
 mod sample;
@@ -35,7 +36,7 @@ use std::{sync::Arc, time::Duration};
 use cudarc::driver::{CudaContext, sys};
 
 use crate::{
-    backend::{Absent, Backend, Buffer, DeviceInfo, Kind, Memory, OpenOptions, Plans, Replay, Token, View},
+    backend::{Absent, Backend, Buffer, DeviceInfo, Kind, Memory, OpenOptions, Peaks, Plans, Replay, Token, View},
     error::{Error, Result},
     op::{Determinism, Op},
 };
@@ -159,6 +160,10 @@ impl Backend for Cuda {
 
     fn time(&self, enqueue: &mut dyn FnMut() -> Result<()>) -> Result<Duration> {
         self.device.time(enqueue)
+    }
+
+    fn peaks(&self) -> Result<Peaks> {
+        peaks::measure(&self.device, &self.modules)
     }
 
     fn memory(&self) -> Memory {

@@ -220,6 +220,13 @@ impl Driver for Nvidia {
         Ok(())
     }
 
+    fn copy(&self, from: u64, to: u64, bytes: usize) -> Result<(), Failure> {
+        self.context.bind_to_thread()?;
+        // SAFETY: the caller's memory is `bytes` long at both addresses.
+        unsafe { result::memcpy_dtod_async(to, from, bytes, self.stream.cu_stream()) }?;
+        Ok(())
+    }
+
     fn load(&self, ptx: &'static str, entry: &str) -> Result<Arc<dyn Function>, Failure> {
         // The driver compiles a whole file at once: once for all its kernels.
         let mut modules = self.modules.lock().unwrap_or_else(PoisonError::into_inner);
