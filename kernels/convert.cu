@@ -1,13 +1,14 @@
 // One thread per element of `out`, or per block where blocks are copied or made: `copy` moves elements of the same type as they
-// are, `convert` goes through f32, `encode` makes blocks of 32. Traffic: x once, out once. Transposes read whole lines for
+// are, `copy_dense` 16 bytes a thread, `convert` goes through f32, four elements at once where they lie side by side, `encode` makes blocks of 32. Traffic: x once, out once. Transposes read whole lines for
 // single elements; the cache keeps them for the neighbours. Run in the PTX interpreter and assembled; not measured on a GPU.
-#include "types.cuh"
+#include "elements.cuh"
 #include "encode.cuh"
 
 struct Args {
     Tensor x, out;
     u64 extent[6]; // innermost first
     u64 threads;
+    u64 fours; // whether a thread has four
     u32 elements, bytes; // of a block; 1 and the size for plain types
 };
 
@@ -20,8 +21,7 @@ DEV Place place(const Args& p, u64 i) {
     Place at = {0, 0};
 #pragma unroll
     for (int d = 0; d < 6; d++) {
-        i64 index = (i64)(i % p.extent[d]);
-        i /= p.extent[d];
+        i64 index = coordinate(i, p.extent[d]);
         at.x += index * p.x.stride[d];
         at.out += index * p.out.stride[d];
     }
@@ -43,11 +43,35 @@ KERNEL void __launch_bounds__(256) copy(const __grid_constant__ Args p) {
     for (u32 n = 0; n < p.bytes; n++) to[n] = from[n];
 }
 
-KERNEL void __launch_bounds__(256) convert(const __grid_constant__ Args p) {
+// `threads` times 16 bytes, the last ones `bytes`.
+KERNEL void __launch_bounds__(256) copy_dense(const __grid_constant__ Args p) {
     u64 i = (u64)blockIdx.x * 256 + threadIdx.x;
     if (i >= p.threads) return;
-    Place at = place(p, i);
-    store_plain(p.out, at.out, load(p.x, at.x));
+    struct alignas(16) Line {
+        u32 word[4];
+    };
+    u32 bytes = i + 1 < p.threads ? 16 : p.bytes;
+    if (bytes == 16 && (((u64)p.x.data | (u64)p.out.data) & 15) == 0) {
+        ((Line*)p.out.data)[i] = ((const Line*)p.x.data)[i];
+        return;
+    }
+#pragma unroll 1
+    for (u32 n = 0; n < bytes; n++) p.out.data[i * 16 + n] = p.x.data[i * 16 + n];
+}
+
+KERNEL void __launch_bounds__(256) convert(const __grid_constant__ Args p) {
+    u64 thread = (u64)blockIdx.x * 256 + threadIdx.x, each = p.fours ? 4 : 1;
+    if (thread >= p.threads) return;
+    if (p.fours && in_fours(p.x) && in_fours(p.out)) {
+        Place at = place(p, thread * 4);
+        store_floats<4>(p.out, at.out, load_floats<4>(p.x, at.x));
+        return;
+    }
+#pragma unroll 1
+    for (u64 i = thread * each; i < (thread + 1) * each; i++) {
+        Place at = place(p, i);
+        store_plain(p.out, at.out, load(p.x, at.x));
+    }
 }
 
 KERNEL void __launch_bounds__(128) encode(const __grid_constant__ Args p) {

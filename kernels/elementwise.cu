@@ -1,11 +1,13 @@
-// One thread per element of `out`. Strides are along `out`'s dimensions, 0 where an operand repeats.
-#include "types.cuh"
+// One thread per element of `out`, or per four of them where they lie side by side. Strides are along `out`'s dimensions, 0 where an
+// operand repeats; the host joins dimensions that lie dense, so that a division is the exception. Traffic: each operand once.
+#include "elements.cuh"
 #include "activation.cuh"
 
 struct Args {
     Tensor a, out, b;
     u64 extent[6]; // innermost first
     u64 elements;
+    u64 fours; // whether a thread has four
     u32 function;
     float alpha, beta;
 };
@@ -32,18 +34,35 @@ DEV float apply(u32 function, float a, float b, float alpha, float beta) {
     }
 }
 
-KERNEL void __launch_bounds__(256) elementwise(const __grid_constant__ Args p) {
-    u64 i = (u64)blockIdx.x * 256 + threadIdx.x;
-    if (i >= p.elements) return;
+template <int W> DEV void elements(const Args& p, u64 i) {
     i64 a = 0, b = 0, out = 0;
 #pragma unroll
     for (int d = 0; d < 6; d++) {
-        i64 at = (i64)(i % p.extent[d]);
-        i /= p.extent[d];
+        i64 at = coordinate(i, p.extent[d]);
         a += at * p.a.stride[d];
         b += at * p.b.stride[d];
         out += at * p.out.stride[d];
     }
-    float y = p.b.data ? load_float(p.b, b) : 0.0f;
-    store(p.out, out, apply(p.function, load_float(p.a, a), y, p.alpha, p.beta));
+    Floats<W> x = load_floats<W>(p.a, a), y = {};
+    if (p.b.data) y = load_floats<W>(p.b, b);
+    // Turned round, so that the functions stand here once.
+#pragma unroll 1
+    for (int u = 0; u < W; u++) {
+        float v = apply(p.function, x.x[0], y.x[0], p.alpha, p.beta);
+#pragma unroll
+        for (int w = 0; w + 1 < W; w++) x.x[w] = x.x[w + 1], y.x[w] = y.x[w + 1];
+        x.x[W - 1] = v;
+    }
+    store_floats<W>(p.out, out, x);
+}
+
+KERNEL void __launch_bounds__(256) elementwise(const __grid_constant__ Args p) {
+    u64 thread = (u64)blockIdx.x * 256 + threadIdx.x, each = p.fours ? 4 : 1, first = thread * each;
+    if (first >= p.elements) return;
+    if (p.fours && in_fours(p.a) && in_fours(p.b) && in_fours(p.out)) {
+        elements<4>(p, first);
+        return;
+    }
+#pragma unroll 1
+    for (u64 i = first; i < first + each; i++) elements<1>(p, i);
 }

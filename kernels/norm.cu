@@ -1,7 +1,7 @@
 // One block per row. What is normalized is computed anew in each pass, so that its rounding to `sum`'s dtype does not enter
 // the result, and `sum` and `out` may lie on top of the inputs: each element is read and written by one thread, in the last
 // pass only.
-#include "types.cuh"
+#include "elements.cuh"
 #include "activation.cuh"
 #include "block.cuh"
 
@@ -9,6 +9,7 @@ struct Args {
     Tensor x, out, weight, bias, residual, gate, sum;
     u64 extent[6]; // of the rows, innermost first
     u64 n;
+    u64 fours; // whether rows may be read by fours
     u32 layer;
     float eps, factor;
 };
@@ -17,50 +18,79 @@ struct Row {
     i64 x, out, residual, gate, sum;
 };
 
-DEV float element(const Args& p, const Row& r, u64 j) {
-    float s = load_float(p.x, r.x + j * p.x.stride[0]);
-    return p.residual.data ? load_float(p.residual, r.residual + j * p.residual.stride[0]) + p.factor * s : s;
+template <int W> DEV Floats<W> element(const Args& p, const Row& r, u64 j) {
+    Floats<W> s = load_floats<W>(p.x, r.x + j * p.x.stride[0]);
+    if (p.residual.data) {
+        Floats<W> residual = load_floats<W>(p.residual, r.residual + j * p.residual.stride[0]);
+#pragma unroll
+        for (int u = 0; u < W; u++) s.x[u] = residual.x[u] + p.factor * s.x[u];
+    }
+    return s;
 }
 
-DEV float gated(const Args& p, const Row& r, u64 j, float s) {
-    return p.gate.data ? s * silu(load_float(p.gate, r.gate + j * p.gate.stride[0])) : s;
+template <int W> DEV Floats<W> gated(const Args& p, const Row& r, u64 j, Floats<W> s) {
+    if (p.gate.data) {
+        Floats<W> gate = load_floats<W>(p.gate, r.gate + j * p.gate.stride[0]);
+#pragma unroll
+        for (int u = 0; u < W; u++) s.x[u] *= silu(gate.x[u]);
+    }
+    return s;
+}
+
+template <int W> DEV void norm_row(const Args& p, const Row& r) {
+    __shared__ float shared[8];
+    float mean = 0.0f;
+    if (p.layer) {
+        float sum = 0.0f;
+#pragma unroll 1
+        for (u64 j = threadIdx.x * W; j < p.n; j += 256 * W) {
+            Floats<W> s = gated<W>(p, r, j, element<W>(p, r, j));
+#pragma unroll
+            for (int u = 0; u < W; u++) sum += s.x[u];
+        }
+        mean = block_sum(sum, shared) / (float)p.n;
+    }
+    float squares = 0.0f;
+#pragma unroll 1
+    for (u64 j = threadIdx.x * W; j < p.n; j += 256 * W) {
+        Floats<W> s = gated<W>(p, r, j, element<W>(p, r, j));
+#pragma unroll
+        for (int u = 0; u < W; u++) squares += (s.x[u] - mean) * (s.x[u] - mean);
+    }
+    float deviation = sqrtf(block_sum(squares, shared) / (float)p.n + p.eps);
+#pragma unroll 1
+    for (u64 j = threadIdx.x * W; j < p.n; j += 256 * W) {
+        Floats<W> s = element<W>(p, r, j), y = gated<W>(p, r, j, s);
+#pragma unroll
+        for (int u = 0; u < W; u++) y.x[u] = (y.x[u] - mean) / deviation;
+        if (p.weight.data) {
+            Floats<W> weight = load_floats<W>(p.weight, j * p.weight.stride[0]);
+#pragma unroll
+            for (int u = 0; u < W; u++) y.x[u] *= weight.x[u];
+        }
+        if (p.bias.data) {
+            Floats<W> bias = load_floats<W>(p.bias, j * p.bias.stride[0]);
+#pragma unroll
+            for (int u = 0; u < W; u++) y.x[u] += bias.x[u];
+        }
+        if (p.sum.data) store_floats<W>(p.sum, r.sum + j * p.sum.stride[0], s);
+        store_floats<W>(p.out, r.out + j * p.out.stride[0], y);
+    }
 }
 
 KERNEL void __launch_bounds__(256) norm(const __grid_constant__ Args p) {
-    __shared__ float shared[8];
     Row r = {0, 0, 0, 0, 0};
     u64 row = blockIdx.x;
 #pragma unroll
     for (int d = 0; d < 5; d++) {
-        i64 at = (i64)(row % p.extent[d]);
-        row /= p.extent[d];
+        i64 at = coordinate(row, p.extent[d]);
         r.x += at * p.x.stride[d + 1];
         r.out += at * p.out.stride[d + 1];
         r.residual += at * p.residual.stride[d + 1];
         r.gate += at * p.gate.stride[d + 1];
         r.sum += at * p.sum.stride[d + 1];
     }
-    float mean = 0.0f;
-    if (p.layer) {
-        float sum = 0.0f;
-#pragma unroll 1
-        for (u64 j = threadIdx.x; j < p.n; j += 256) sum += gated(p, r, j, element(p, r, j));
-        mean = block_sum(sum, shared) / (float)p.n;
-    }
-    float squares = 0.0f;
-#pragma unroll 1
-    for (u64 j = threadIdx.x; j < p.n; j += 256) {
-        float s = gated(p, r, j, element(p, r, j)) - mean;
-        squares += s * s;
-    }
-    float deviation = sqrtf(block_sum(squares, shared) / (float)p.n + p.eps);
-#pragma unroll 1
-    for (u64 j = threadIdx.x; j < p.n; j += 256) {
-        float s = element(p, r, j);
-        float y = (gated(p, r, j, s) - mean) / deviation;
-        if (p.weight.data) y *= load_float(p.weight, j * p.weight.stride[0]);
-        if (p.bias.data) y += load_float(p.bias, j * p.bias.stride[0]);
-        if (p.sum.data) store(p.sum, r.sum + j * p.sum.stride[0], s);
-        store(p.out, r.out + j * p.out.stride[0], y);
-    }
+    bool inputs = in_fours(p.x) && in_fours(p.residual) && in_fours(p.gate) && in_fours(p.weight) && in_fours(p.bias);
+    if (p.fours && inputs && in_fours(p.out) && in_fours(p.sum)) norm_row<4>(p, r);
+    else norm_row<1>(p, r);
 }

@@ -12,7 +12,9 @@ pub(super) fn kernel(op: &Op, o: &Convert) -> Result<Kernel> {
     op.require(Features::all())?;
     let (x, out) = (o.x.dtype(), o.out.dtype());
     let (elements, bytes) = out.block();
+    let dense = o.x.is_dense() && o.out.is_dense();
     let entry = match x == out {
+        true if dense => "copy_dense",
         true => "copy",
         false if !out.is_quantized() => "convert",
         false if ENCODED.contains(&out) => "encode",
@@ -22,9 +24,15 @@ pub(super) fn kernel(op: &Op, o: &Convert) -> Result<Kernel> {
     for name in ["x", "out"] {
         kernel.tensor(name);
     }
-    kernel.extents(o.out.shape(), 0, 6);
-    let threads = o.out.numel() / elements;
+    let innermost = kernel.joined_extents(o.out.shape());
+    let fours = entry == "convert" && kernel.fours(innermost);
+    let size = o.out.span();
+    let (threads, bytes) = match entry {
+        "copy_dense" => (size.div_ceil(16), if size.is_multiple_of(16) { 16 } else { size % 16 }),
+        _ => (o.out.numel() / elements / if fours { 4 } else { 1 }, bytes),
+    };
     kernel.word(threads);
+    kernel.word(usize::from(fours));
     kernel.pair(elements as u32, bytes as u32);
     kernel.threads = if entry == "encode" { 128 } else { 256 };
     kernel.blocks = threads.div_ceil(kernel.threads as usize);

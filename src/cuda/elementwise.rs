@@ -10,8 +10,10 @@ pub(super) fn kernel(op: &Op, o: &Elementwise) -> Result<Kernel> {
     for name in ["a", "out", "b"] {
         kernel.tensor(name);
     }
-    kernel.extents(o.out.shape(), 0, 6);
+    let innermost = kernel.joined_extents(o.out.shape());
+    let fours = kernel.fours(innermost);
     kernel.word(o.out.numel());
+    kernel.word(usize::from(fours));
     // The order of `apply` in kernels/elementwise.cu.
     let code = match o.function {
         Function::Add => 0,
@@ -36,6 +38,6 @@ pub(super) fn kernel(op: &Op, o: &Elementwise) -> Result<Kernel> {
     };
     kernel.pair(code, o.alpha.get().to_bits());
     kernel.pair(o.beta.get().to_bits(), 0);
-    kernel.blocks = o.out.numel().div_ceil(256);
+    kernel.blocks = o.out.numel().div_ceil(if fours { 1024 } else { 256 });
     Ok(kernel)
 }

@@ -273,6 +273,33 @@ mod tests {
     }
 
     #[test]
+    fn elements_in_fours_conform() {
+        // Rows that lie dense and that do not, of every float type, longer than a block's 1024, and tails that are no four.
+        let texts = [
+            "elementwise a=f32:2x1028 b=f32:2x1028 out=f32:2x1028 function=silu-mul",
+            "elementwise a=f16:3x8@12x1 b=bf16:8 out=bf16:3x8 function=add",
+            "elementwise a=bf16:2x3x5x4@64x20x4x1 out=f16:2x3x5x4 function=gelu-tanh",
+            "elementwise a=f32:3x6 b=f32:3x1@1x0 out=f32:3x6 function=mul",
+            "norm x=bf16:2x1032 out=f16:2x1032 weight=f32:1032 bias=bf16:1032 residual=f32:2x1032 sum=bf16:2x1032 factor=0.5 kind=layer",
+            "norm x=f32:3x16@20x1 out=f32:3x16 gate=f16:3x16 weight=f32:16",
+            "softmax x=f16:2x1028 out=f32:2x1028 mask=f32:2x1028",
+            "softmax x=bf16:2x12@16x1 out=bf16:2x12 log=true",
+            "convert x=f32:2x2x1028 out=bf16:2x2x1028",
+            "convert x=bf16:3x8@12x1 out=f16:3x8",
+            "convert x=f16:4x7@1x4 out=f32:4x7",
+            "convert x=u8:37 out=u8:37",
+            "convert x=q4_k:2x512 out=q4_k:2x512",
+            "convert x=f32:3x5x4@1x12x3 out=f32:3x5x4",
+        ];
+        for (i, text) in texts.iter().enumerate() {
+            let op: crate::op::Op = text.parse().expect(text);
+            let fill = [Fill::Normal, Fill::Special][i % 2];
+            let outcomes = check_case(&device(), &Case { op, fill, seed: 1 });
+            assert!(outcomes.iter().all(|o| o.verdict == Verdict::Passed), "{op}: {outcomes:#?}");
+        }
+    }
+
+    #[test]
     fn peaks_are_measured() {
         let peaks = crate::Backend::peaks(&device()).unwrap();
         let all = [peaks.f32_flops, peaks.half_flops, peaks.int8_ops, peaks.read_bytes, peaks.copy_bytes];

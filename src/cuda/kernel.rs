@@ -114,6 +114,37 @@ impl Kernel {
         (skip..skip + count).for_each(|i| self.word(extent(i)));
     }
 
+    /// Six extents of `shape`, innermost first; the first is returned. Dimensions that lie dense in every tensor are joined: the tensors'
+    /// strides change accordingly.
+    pub(super) fn joined_extents(&mut self, shape: &[usize]) -> usize {
+        let mut extents: Vec<u64> = Vec::new();
+        for (d, &extent) in shape.iter().rev().enumerate().filter(|(_, n)| **n != 1) {
+            let to = extents.len();
+            let stride = |at: usize, d: usize| self.words[at + 1 + d];
+            let dense = |at: usize| stride(at, d) == stride(at, to - 1) * extents[to - 1];
+            if to > 0 && self.tensors.iter().all(|t| dense(t.1)) {
+                extents[to - 1] *= extent as u64;
+                continue;
+            }
+            self.tensors.iter().for_each(|t| self.words[t.1 + 1 + to] = self.words[t.1 + 1 + d]);
+            extents.push(extent as u64);
+        }
+        for &(_, at) in &self.tensors {
+            self.words[at + 1 + extents.len()..at + 7].fill(0);
+        }
+        extents.resize(6, 1);
+        self.words.extend(&extents);
+        extents[0] as usize
+    }
+
+    /// Whether each tensor's fours of neighbours lie side by side, in rows of `n`; the kernel looks at the addresses. Of what has no blocks.
+    pub(super) fn fours(&self, n: usize) -> bool {
+        let strides = |at: usize| &self.words[at + 1..at + 7];
+        let float = |operand: usize| self.operands.get(operand).is_none_or(|o| o.spec.dtype().is_float());
+        let dense = |s: &[u64]| s[0] == 1 && s[1..].iter().all(|s| s.is_multiple_of(4));
+        n.is_multiple_of(4) && self.tensors.iter().all(|&(o, at)| float(o) && dense(strides(at)))
+    }
+
     pub(super) fn compile(self, device: &Arc<Device>, modules: &Modules, determinism: Determinism) -> Result<Compiled> {
         let blocks = u32::try_from(self.blocks).ok().filter(|&b| b <= i32::MAX as u32);
         let blocks = blocks.ok_or_else(|| Error::unsupported(self.op, "more blocks than one launch holds"))?;

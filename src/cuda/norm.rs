@@ -13,6 +13,7 @@ pub(super) fn kernel(op: &Op, o: &Norm) -> Result<Kernel> {
     }
     kernel.extents(o.x.shape(), 1, 6);
     kernel.word(o.x.dim(0));
+    kernel.word(usize::from(kernel.fours(o.x.dim(0))));
     kernel.pair(u32::from(o.kind == NormKind::Layer), o.eps.get().to_bits());
     kernel.pair(o.factor.get().to_bits(), 0);
     kernel.blocks = o.x.rows();

@@ -12,6 +12,7 @@ pub(super) fn kernel(op: &Op, o: &Softmax) -> Result<Kernel> {
     }
     kernel.extents(o.x.shape(), 1, 6);
     kernel.word(o.x.dim(0));
+    kernel.word(usize::from(kernel.fours(o.x.dim(0))));
     kernel.pair(o.scale.get().to_bits(), u32::from(o.log));
     kernel.blocks = if o.x.dim(0) == 0 { 0 } else { o.x.rows() };
     Ok(kernel)

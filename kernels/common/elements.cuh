@@ -1,0 +1,46 @@
+// Where elements lie, and neighbouring ones at once.
+#pragma once
+#include "types.cuh"
+
+// The next coordinate of element `i`, innermost first; `i` becomes what is left of it.
+DEV i64 coordinate(u64& i, u64 extent) {
+    u64 rest = 0;
+    if (i >= extent) rest = (i | extent) >> 32 ? i / extent : (u32)i / (u32)extent;
+    i64 at = (i64)(i - rest * extent);
+    i = rest;
+    return at;
+}
+
+// Whether fours of elements lie at multiples of their size, where strides are multiples of four. True of an absent operand.
+DEV bool in_fours(const Tensor& t) {
+    return ((u64)t.data & (t.type == F32 ? 15 : 7)) == 0;
+}
+
+// W neighbours, 1 or 4, as f32.
+template <int W> struct alignas(4 * W) Floats {
+    float x[W];
+};
+template <int W> DEV Floats<W> load_floats(const Tensor& t, i64 i) {
+    if constexpr (W == 1) return {load_float(t, i)};
+    else if (t.type == F32) return *(const Floats<4>*)((const float*)t.data + i);
+    else {
+        struct alignas(8) Pairs {
+            u32 a, b;
+        } v = *(const Pairs*)((const u16*)t.data + i);
+        if (t.type == F16) return {f16_decode((u16)v.a), f16_decode((u16)(v.a >> 16)), f16_decode((u16)v.b), f16_decode((u16)(v.b >> 16))};
+        return {bf16_decode((u16)v.a), bf16_decode((u16)(v.a >> 16)), bf16_decode((u16)v.b), bf16_decode((u16)(v.b >> 16))};
+    }
+}
+template <int W> DEV void store_floats(const Tensor& t, i64 i, const Floats<W>& v) {
+    if constexpr (W == 1) store(t, i, v.x[0]);
+    else if (t.type == F32) *(Floats<4>*)((float*)t.data + i) = v;
+    else {
+        struct alignas(8) Pairs {
+            u32 a, b;
+        };
+        u16 h[4];
+#pragma unroll
+        for (int u = 0; u < 4; u++) h[u] = t.type == F16 ? f16_encode(v.x[u]) : bf16_encode(v.x[u]);
+        *(Pairs*)((u16*)t.data + i) = {h[0] | (u32)h[1] << 16, h[2] | (u32)h[3] << 16};
+    }
+}
