@@ -290,6 +290,8 @@ mod tests {
             "convert x=u8:37 out=u8:37",
             "convert x=q4_k:2x512 out=q4_k:2x512",
             "convert x=f32:3x5x4@1x12x3 out=f32:3x5x4",
+            "conv1d x=bf16:2x70x33 w=f32:33x4 out=f32:2x70x33 bias=f32:33 state=f32:2x3x33 act=silu",
+            "conv1d x=f32:1x64x5 w=f32:5x8 out=f16:1x64x5 state=f32:1x7x5",
         ];
         for (i, text) in texts.iter().enumerate() {
             let op: crate::op::Op = text.parse().expect(text);
