@@ -10,6 +10,7 @@
 // the rate of mma.sync; at 64 rows a block k and v are read from cache rows / 64 times. Estimate on an H200 from
 // others' kernels of this shape: 300 - 350 TFLOP/s `fast`. Run in the PTX interpreter and assembled; not measured on a GPU.
 // Promised instructions: HMMA, LDGSTS, LDSM.
+// Target: sm_80.
 #include "types.cuh"
 #include "attention.cuh"
 #include "mma.cuh"

@@ -11,6 +11,7 @@
 // Traffic per block and k of 32 (bf16): 16 KB for 1 MFLOP: from L2 at 128 x 128, 64 flops a byte.
 // Estimate: mma.sync is said to reach 75 % of wgmma's rate, so 4096 cubed in bf16 on an H200 about 500 TFLOP/s at most, 0.3 ms;
 // on an A100 200 to 250 TFLOP/s. Run in the PTX interpreter and assembled; not measured on a GPU.
+// Target: sm_80.
 #include "gemm.cuh"
 
 template <u32 BM, u32 WARPS_M, class Type> DEV void gemm(const Args& p) {

@@ -9,6 +9,7 @@
 // 6 instructions an element, 1.3 us of all issue slots of an H200, so the estimate is 4 us, and 500 MFLOP make no difference; at
 // m = 512 decoding repeats 4 times: 17 GFLOP in about 50 us.
 // Run in the PTX interpreter and assembled; not measured on a GPU.
+// Target: sm_80.
 #include "gemm.cuh"
 #include "eight.cuh"
 

@@ -10,6 +10,7 @@
 // Traffic: w once, x from the L1 cache. Estimate on an H200 for 14336 x 4096 in Q4_K (33 MB, 7.7 us at 4.3 TB/s): m = 1: dot issues 15 +
 // 7 instructions per 8 elements, 5.0 M warp instructions, 5.6 us on 132 SMs at 4 a cycle and 1.7 GHz, so bound by memory at 70 to 85 %;
 // exact 7.6 us; m = 8: dot 18 us. bf16: bound by memory. Run in the PTX interpreter and assembled; not measured on a GPU.
+// Target: sm_80.
 #include "eight.cuh"
 
 enum { THREADS = 128 };

@@ -1,19 +1,7 @@
-// A device's own limits, which fractions of the peak refer to: multiply-adds and products on tensor cores that wait for nothing, and
-// reads that are used for nothing. `steps` is chosen by the host so that a launch takes milliseconds.
-// Promised instructions: FFMA, HMMA, IMMA, LDG.
-#include "types.cuh"
-#include "mma.cuh"
-
-struct alignas(16) U4 {
-    u32 x, y, z, w;
-};
-
-struct Args {
-    const U4* data; // what `read` reads
-    u64 count;      // of it
-    u64 steps;
-    u32* sink; // never written: the numbers are not what it waits for
-};
+// A device's own limits, which fractions of the peak refer to: multiply-adds that wait for nothing, and reads that are used for nothing.
+// `steps` is chosen by the host so that a launch takes milliseconds.
+// Promised instructions: FFMA, LDG.
+#include "peaks.cuh"
 
 // 32 multiply-adds a step and thread, of 16 independent sums.
 KERNEL void __launch_bounds__(256) f32(const __grid_constant__ Args p) {
@@ -29,30 +17,6 @@ KERNEL void __launch_bounds__(256) f32(const __grid_constant__ Args p) {
 #pragma unroll
     for (int i = 0; i < 16; i++) all += sums[i];
     if (all == 0.123f) *p.sink = 1;
-}
-
-// 8 products a step and warp.
-template <class Type> DEV void products(const Args& p, u32 bits) {
-    typename Type::Sum sums[8][4] = {};
-    u32 a[4], b[2];
-#pragma unroll
-    for (u32 i = 0; i < 4; i++) a[i] = bits ^ (threadIdx.x * 0x01030507u + i) % 0x80u * 0x00010001u;
-    b[0] = a[1], b[1] = a[2] ^ a[0];
-#pragma unroll 1
-    for (u64 step = 0; step < p.steps; step++) {
-#pragma unroll
-        for (int i = 0; i < 8; i++) Type::mma(sums[i], a, b[0], b[1]);
-    }
-    typename Type::Sum all = 0;
-#pragma unroll
-    for (int i = 0; i < 32; i++) all += sums[i / 4][i % 4];
-    if (all == (typename Type::Sum)1234567) *p.sink = 1;
-}
-KERNEL void __launch_bounds__(256) half(const __grid_constant__ Args p) {
-    products<Bf16>(p, 0x3f803f80u);
-}
-KERNEL void __launch_bounds__(256) int8(const __grid_constant__ Args p) {
-    products<Signed>(p, 0x11223344u);
 }
 
 // `steps` is 1.

@@ -70,8 +70,8 @@ fn open(ordinal: usize, options: &OpenOptions) -> Result<Cuda> {
     let context = CudaContext::new(ordinal).map_err(failed)?;
     let name = context.name().map_err(failed)?;
     let (major, minor) = context.compute_capability().map_err(failed)?;
-    if major < 8 {
-        let why = format!("compute capability {major}.{minor}: the kernels need 8.0 (Ampere) or newer");
+    if (major, minor) < (7, 5) {
+        let why = format!("compute capability {major}.{minor}: the kernels need 7.5 (Turing) or newer");
         return Err(Error::unsupported(name, why));
     }
     let pci = |a| context.attribute(a).map_err(failed);

@@ -12,6 +12,9 @@ use super::driver::{Device, Function};
 /// `(FAMILY.sm_XX, text)` of `kernels/*.ptx`.
 pub(super) const KERNELS: &[(&str, &str)] = include!(concat!(env!("OUT_DIR"), "/kernels.rs"));
 
+/// Targets whose PTX every newer GPU loads.
+const ANY: [&str; 2] = [".sm_75", ".sm_80"];
+
 /// Loaded kernels by family and entry.
 type Loaded = HashMap<(&'static str, &'static str), Arc<dyn Function>>;
 
@@ -20,7 +23,7 @@ type Loaded = HashMap<(&'static str, &'static str), Arc<dyn Function>>;
 pub(super) struct Modules(Mutex<Loaded>);
 
 impl Modules {
-    /// The entry of a family's module: the one for sm_80 and newer, unless the family names another target (`gemm.sm_90a`).
+    /// The entry of a family's module: the one for newer GPUs too, unless the family names its target (`gemm.sm_90a`).
     pub(super) fn function(
         &self,
         device: &Device,
@@ -31,7 +34,7 @@ impl Modules {
         if let Some(function) = loaded.get(&(family, entry)) {
             return Ok(function.clone());
         }
-        let text = KERNELS.iter().find(|k| k.0 == family || k.0.strip_suffix(".sm_80") == Some(family));
+        let text = KERNELS.iter().find(|k| k.0 == family || ANY.iter().any(|a| k.0.strip_suffix(a) == Some(family)));
         let text = text.ok_or_else(|| Error::unsupported(family, "no PTX of this family is embedded"))?.1;
         let failed = |e| device.failed(&format!("loading {family}"), text.len(), e);
         let function = device.driver.load(text, entry).map_err(failed)?;
@@ -87,12 +90,15 @@ mod tests {
         assert_eq!(sources.len(), KERNELS.len(), "each source has its PTX");
         for source in sources {
             let stem = source.file_stem().unwrap().to_str().unwrap();
-            let (name, target) = match stem.split_once('.') {
-                Some((_, target)) => (stem.to_string(), target),
-                None => (format!("{stem}.sm_80"), "sm_80"),
+            let source = fs::read(&source).unwrap();
+            let said = String::from_utf8_lossy(&source);
+            let said = said.lines().find_map(|l| l.strip_prefix("// Target: ")?.strip_suffix('.'));
+            let (name, target) = match (stem.split_once('.'), said) {
+                (Some((_, target)), _) => (stem.to_string(), target),
+                (None, said) => (format!("{stem}.{}", said.unwrap_or("sm_75")), said.unwrap_or("sm_75")),
             };
             let text = KERNELS.iter().find(|k| k.0 == name).unwrap_or_else(|| panic!("{name}.ptx is missing")).1;
-            let (source, mut headers) = (fs::read(&source).unwrap(), BTreeMap::new());
+            let mut headers = BTreeMap::new();
             included(&kernels, &source, &mut headers);
             let first = text.lines().next().unwrap();
             let parts = source.into_iter().chain(headers.into_values().flatten());

@@ -1,4 +1,4 @@
-//! What a device can do at most, measured with kernels/peaks.cu.
+//! What a device can do at most, measured with kernels/peaks.cu and peaks_products.cu.
 
 use std::{sync::Arc, time::Duration};
 
@@ -24,9 +24,10 @@ pub(super) fn measure(device: &Arc<Device>, modules: &Modules) -> Result<Peaks> 
     let (from, to) = (View::whole(device.alloc(bytes)?), View::whole(device.alloc(bytes)?));
     let processors = device.driver.processors() as u32;
     // Of `work` a block and step.
-    let rate = |entry, work: u64| {
+    let rate = |family, entry, work: u64| {
         let blocks = 4 * processors;
-        let run = |steps| launch(device, modules, entry, Grid { blocks, threads: 256, shared: 0 }, &from, steps);
+        let run =
+            |steps| launch(device, modules, (family, entry), Grid { blocks, threads: 256, shared: 0 }, &from, steps);
         let (mut steps, mut time) = (1, run(1)?);
         while time < LONG && steps < 1 << 30 {
             steps *= 4;
@@ -40,25 +41,29 @@ pub(super) fn measure(device: &Arc<Device>, modules: &Modules) -> Result<Peaks> 
         Ok(bytes as f64 / best.as_secs_f64())
     };
     let read = Grid { blocks: 4 * processors, threads: 512, shared: 0 };
+    let products = |entry, terms: u64| match device.driver.capability() >= (8, 0) {
+        true => rate("peaks_products", entry, 8 * 8 * 2 * 16 * 8 * terms),
+        false => Ok(0.0),
+    };
     Ok(Peaks {
-        f32_flops: rate("f32", 256 * 32 * 2)?,
-        half_flops: rate("half", 8 * 8 * 2 * 16 * 8 * 16)?,
-        int8_ops: rate("int8", 8 * 8 * 2 * 16 * 8 * 32)?,
-        read_bytes: moved(&|| launch(device, modules, "read", read, &from, 1))?,
+        f32_flops: rate("peaks", "f32", 256 * 32 * 2)?,
+        half_flops: products("half", 16)?,
+        int8_ops: products("int8", 32)?,
+        read_bytes: moved(&|| launch(device, modules, ("peaks", "read"), read, &from, 1))?,
         copy_bytes: 2.0 * moved(&|| device.time(&mut || device.copy(&from, &to)))?,
     })
 }
 
-/// Launches an entry with `Args` of kernels/peaks.cu.
+/// Launches an entry of a family, with `Args` of kernels/common/peaks.cuh.
 fn launch(
     device: &Arc<Device>,
     modules: &Modules,
-    entry: &'static str,
+    (family, entry): (&'static str, &'static str),
     grid: Grid,
     data: &View,
     steps: u64,
 ) -> Result<Duration> {
-    let function = modules.function(device, "peaks", entry)?;
+    let function = modules.function(device, family, entry)?;
     let address = device.address(data)?;
     let mut params = Params([0; Params::WORDS]);
     params.0[..4].copy_from_slice(&[address, (data.len() / 16) as u64, steps, address]);
