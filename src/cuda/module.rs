@@ -91,8 +91,8 @@ mod tests {
         for source in sources {
             let stem = source.file_stem().unwrap().to_str().unwrap();
             let source = fs::read(&source).unwrap();
-            let said = String::from_utf8_lossy(&source);
-            let said = said.lines().find_map(|l| l.strip_prefix("// Target: ")?.strip_suffix('.'));
+            let lines = String::from_utf8_lossy(&source).into_owned();
+            let said = lines.lines().find_map(|l| l.strip_prefix("// Target: ")?.strip_suffix('.'));
             let (name, target) = match (stem.split_once('.'), said) {
                 (Some((_, target)), _) => (stem.to_string(), target),
                 (None, said) => (format!("{stem}.{}", said.unwrap_or("sm_75")), said.unwrap_or("sm_75")),
