@@ -74,6 +74,12 @@ KERNEL void __launch_bounds__(256) convert(const __grid_constant__ Args p) {
     }
 }
 
+// x is absent: what a product without experts gives.
+KERNEL void __launch_bounds__(256) zeros(const __grid_constant__ Args p) {
+    u64 i = (u64)blockIdx.x * 256 + threadIdx.x;
+    if (i < p.threads) store(p.out, place(p, i).out, 0.0f);
+}
+
 KERNEL void __launch_bounds__(128) encode(const __grid_constant__ Args p) {
     u64 i = (u64)blockIdx.x * 128 + threadIdx.x;
     if (i >= p.threads) return;

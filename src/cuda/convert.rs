@@ -2,6 +2,7 @@ use super::kernel::Kernel;
 use crate::{
     dtype::DType,
     error::{Error, Result},
+    layout::Spec,
     op::{Convert, Features, Op},
 };
 
@@ -37,4 +38,18 @@ pub(super) fn kernel(op: &Op, o: &Convert) -> Result<Kernel> {
     kernel.threads = if entry == "encode" { 128 } else { 256 };
     kernel.blocks = threads.div_ceil(kernel.threads as usize);
     Ok(kernel)
+}
+
+/// Zeros in a float operand `out`.
+pub(super) fn zeros(op: &Op, out: &Spec) -> Kernel {
+    let mut kernel = Kernel::new(op, "convert", "zeros");
+    for name in ["no x", "out"] {
+        kernel.tensor(name);
+    }
+    kernel.joined_extents(out.shape());
+    kernel.word(out.numel());
+    kernel.word(0);
+    kernel.pair(1, 0);
+    kernel.blocks = out.numel().div_ceil(256);
+    kernel
 }

@@ -294,6 +294,7 @@ mod tests {
             "ssm_scan x=f32:2x35x2x64 dt=f32:2x35x2 a=f32:2 b=f32:2x35x1x128 c=f32:2x35x1x128 out=f32:2x35x2x64 d=f32:2 dt_bias=f32:2 state=f32:2x2x64x128 softplus=true",
             "ssm_scan x=bf16:1x17x2x32 dt=f32:1x17x2 a=f32:2 b=f16:1x17x2x64 c=bf16:1x17x2x64 out=f16:1x17x2x32",
             "ssm_scan x=f32:1x1x3x32 dt=f32:1x1x3 a=f32:3 b=f32:1x1x3x64 c=f32:1x1x3x64 out=f32:1x1x3x32 state=f32:1x3x32x64",
+            "grouped_matmul x=f32:5x7@14x2 w=f32:0x5x7@70x14x2 offsets=i32:1@2 out=f32:5x5@10x2",
             "conv1d x=f32:1x64x5 w=f32:5x8 out=f16:1x64x5 state=f32:1x7x5",
         ];
         for (i, text) in texts.iter().enumerate() {
