@@ -5,10 +5,8 @@
 // puts them into the other of two stages behind it. `any` serves all types by a switch per 8 elements, the same way for every thread;
 // the commonest formats have kernels of their own.
 // Promised instructions: HMMA, LDSM.
-// Traffic: w once for each 128 (64, 16) rows of x. At m = 16 of 4096 x 4096 in Q4_K 9.4 MB, 2.2 us at 4.3 TB/s; decoding takes about
-// 6 instructions an element, 1.3 us of all issue slots of an H200, so the estimate is 4 us, and 500 MFLOP make no difference; at
-// m = 512 decoding repeats 4 times: 17 GFLOP in about 50 us.
-// Run in the PTX interpreter and assembled; not measured on a GPU.
+// Traffic: w once for each 128 (64, 16) rows of x. Measured on an H200, 14336 x 4096 in Q4_K: m = 16 112 us, 128 189, 512 568: decoding and
+// the wait for it between barriers bind it (torch's bf16 by bf16: 34 at m = 128, 85 at 512).
 // Target: sm_80.
 #include "gemm.cuh"
 #include "eight.cuh"

@@ -21,6 +21,12 @@ const FEW: usize = 4;
 /// Up to this many rows of x the kernels of gemv.cu take.
 const GEMV_ROWS: usize = 8;
 
+/// For so many groups of blocks gemm_few.cu counts those that are done.
+const MOST_GROUPS: usize = 1024;
+
+/// Up to this many rows of x the kernels of gemm_few.cu take, where weights are in blocks.
+const MANY_ROWS: usize = 128;
+
 pub(super) fn plans(op: &Op, o: &Matmul, device: &Arc<Device>, modules: &Modules) -> Result<Plans> {
     op.require(Features::all())?;
     let (batch, m, n, k) = o.dims();
@@ -87,7 +93,9 @@ impl Product<'_> {
             let processors = device.driver.processors();
             // PTX for sm_90a loads on compute capability 9.0 alone.
             let wide = if device.driver.capability() == (9, 0) { self.wide(processors) } else { None };
-            for steps in [self.few_rows(), wide, self.tensor_cores(processors)].into_iter().flatten() {
+            let blocks = self.few_rows_of_blocks(processors, device.driver.capability());
+            let first = [blocks, self.few_rows_of_floats(), self.few_rows()];
+            for steps in first.into_iter().chain([wide, self.tensor_cores(processors)]).flatten() {
                 let steps = steps
                     .into_iter()
                     .map(|s| s.compile(device, modules, promised))
@@ -191,6 +199,80 @@ impl Product<'_> {
         (quantize.threads, quantize.blocks, quantize.aligned) = (128, (m * k).div_ceil(128 * 8), vec!["x"]);
         main.scratch = m * k + m * k / 32 * 4;
         Some(vec![quantize, main])
+    }
+
+    /// Few rows of x and weights in blocks, on tensor cores: as many blocks as the device has multiprocessors.
+    fn few_rows_of_blocks(&self, processors: usize, capability: (i32, i32)) -> Option<Vec<Kernel>> {
+        let [batch, m, n, k, groups] = self.sizes;
+        let (x, w) = self.types()?;
+        let served = x.is_float() && self.numerics == Numerics::Fast && self.w_scales == 0 && batch == 1 && groups == 0;
+        if !served || m > MANY_ROWS || !self.aligned(8) {
+            return None;
+        }
+        // For up to 8 rows of x at a time, and for 16: entries, warps of a block and stages of each. Bytes from one of the 16 rows of a stage to the next.
+        let (entries, sizes, pitch) = match w {
+            DType::Q4_0 => (["q4_0_8", "q4_0_16"], [(16, 2), (12, 2)], 304),
+            DType::Q8_0 => (["q8_0_8", "q8_0_16"], [(8, 2), (8, 2)], 560),
+            DType::Q4_K => (["q4_k_8", "q4_k_16"], [(16, 2), (12, 2)], 288),
+            DType::Q6_K => (["q6_k_8", "q6_k_16"], [(8, 3), (8, 2)], 464),
+            _ => return None,
+        };
+        let wide = usize::from(m > 8);
+        let (columns, (warps, stages)) = ([8, 16][wide], sizes[wide]);
+        let (rows, passes) = (m.min(columns), m.div_ceil(columns));
+        let gated = self.spec("up").is_some();
+        let (tiles, steps) = (n.div_ceil(if gated { 8 } else { 16 }), k.div_ceil(512));
+        // What a block may have of a multiprocessor's shared memory, beside what the kernel declares.
+        let most = match capability {
+            (8, 0 | 7) => 162 << 10,
+            (9 | 10, _) => 226 << 10,
+            _ => 98 << 10,
+        };
+        // As few shares of k as x in shared memory allows.
+        let fits = |splits: usize| {
+            let (groups, share) = ((processors / passes / splits).clamp(1, tiles), steps.div_ceil(splits));
+            let x = if wide == 0 { rows } else { columns } * (share * 512 + 32) + columns * share * 40;
+            let bytes = warps * stages * 16 * pitch + x + warps * 2 * 16 * rows * 4;
+            (bytes <= most && groups * passes <= MOST_GROUPS).then_some((splits, groups * splits * passes, bytes))
+        };
+        let (splits, blocks, shared) = (1..=steps).find_map(fits)?;
+        let mut main = self.kernel("gemm_few", entries[wide]);
+        (main.threads, main.blocks, main.shared) = (32 * warps as u32, blocks, shared);
+        (main.scratch, main.aligned) = (0, vec!["x", "w", "up"]);
+        main.replace_word(SPLITS, splits);
+        if splits > 1 {
+            main.scratch = (splits * m * n * if gated { 8 } else { 4 }).next_multiple_of(16);
+        }
+        if m == 1 {
+            return Some(vec![main]);
+        }
+        // x is made bytes by a kernel before.
+        let parts = m * k.div_ceil(256);
+        main.scratch += parts * (256 + 16 + 4);
+        let words = matches!(w, DType::Q4_0 | DType::Q8_0);
+        let mut prepare = self.kernel("gemm_few", if words { "prepare_words" } else { "prepare" });
+        (prepare.threads, prepare.blocks, prepare.aligned) = (256, parts.div_ceil(8), vec!["x"]);
+        prepare.replace_word(SPLITS, splits);
+        Some(vec![prepare, main])
+    }
+
+    /// Few rows of x and weights of the same 16-bit floats, on tensor cores.
+    fn few_rows_of_floats(&self) -> Option<Vec<Kernel>> {
+        let [batch, m, n, _, groups] = self.sizes;
+        let entry = match (self.types()?, m > 8) {
+            ((DType::BF16, DType::BF16), false) => "bf16_8",
+            ((DType::BF16, DType::BF16), true) => "bf16_16",
+            ((DType::F16, DType::F16), false) => "f16_8",
+            ((DType::F16, DType::F16), true) => "f16_16",
+            _ => return None,
+        };
+        if m > 16 || self.w_scales != 0 || batch > 1 || groups > 0 || !self.aligned(8) {
+            return None;
+        }
+        let mut main = self.kernel("gemm_few", entry);
+        (main.threads, main.aligned) = (256, vec!["x", "w", "up"]);
+        main.blocks = n.div_ceil(if self.spec("up").is_some() { 8 } else { 16 });
+        Some(vec![main])
     }
 
     /// Tiles on tensor cores.

@@ -118,6 +118,24 @@ fn few_rows() {
 }
 
 #[test]
+fn few_rows_on_tensor_cores() {
+    let mut ops = Vec::new();
+    for w in [Q4_0, Q8_0, Q4_K, Q6_K, BF16, F16] {
+        let x = if w.is_quantized() { F32 } else { w };
+        // Rows of blocks that begin anywhere, k that ends within a step, parts of tiles to a warp, several passes.
+        let k = if w.block().0 == 256 { 768 } else { 800 };
+        let shapes = [(1, 21, k), (7, 150, 512), (9, 13, 512), (17, 33, k)];
+        ops.extend(shapes.map(|(m, n, k)| fast(plain(x, w, F32, m, n, k))));
+        ops.extend([(5, 37, k), (12, 40, 512)].map(|(m, n, k)| fast(whole(plain(x, w, x, m, n, k)))));
+    }
+    ops.push(fast(plain(BF16, Q4_K, BF16, 1, 4200, 256))); // several tiles to a warp
+    let names = kernels(ops.into_iter().map(Op::from));
+    let entries =
+        ["q4_0", "q8_0", "q4_k", "q6_k", "bf16", "f16"].map(|t| [8, 16].map(|rows| format!("{t}_{rows}"))).concat();
+    all_ran(&names, &entries.iter().map(String::as_str).collect::<Vec<_>>());
+}
+
+#[test]
 fn groups() {
     let grouped = |w, rows, numerics| {
         let w = spec(w, &[5, 72, 256]);
