@@ -63,14 +63,20 @@ fn every_step_runs_and_one_that_fails_is_told() {
         .map(|l| l.split_whitespace())
         .map(|mut w| (w.next().unwrap(), w.next().unwrap().parse().unwrap()))
         .collect();
-    assert!(steps.iter().map(|s| s.1).sum::<u64>() < 480, "under eight minutes");
+    let (beside, alone): (Vec<&(&str, u64)>, Vec<&(&str, u64)>) = steps.iter().partition(|s| s.0.ends_with('+'));
+    let longest = beside.iter().map(|s| s.1).max().unwrap();
+    assert!(longest + alone.iter().map(|s| s.1).sum::<u64>() < 480, "under eight minutes");
 
     let (code, why, _) = run(&right, &["run"]);
     let out = right.join("target/gpu/out");
     let summary = fs::read_to_string(out.join("summary.tsv")).unwrap();
     assert_eq!(code, 0, "{why}{summary}");
-    let ran: Vec<&str> = summary.lines().skip(1).map(|l| l.split('\t').next().unwrap()).collect();
-    assert_eq!(ran, steps.iter().map(|s| s.0).collect::<Vec<_>>());
+    let mut ran: Vec<&str> = summary.lines().skip(1).map(|l| l.split('\t').next().unwrap()).collect();
+    assert_eq!(ran[beside.len()..], alone.iter().map(|s| s.0).collect::<Vec<_>>());
+    ran.sort();
+    let mut all: Vec<&str> = steps.iter().map(|s| s.0.trim_end_matches('+')).collect();
+    all.sort();
+    assert_eq!(ran, all);
     assert!(summary.lines().skip(1).all(|l| l.contains("passed") || l.contains("absent")), "{summary}");
     assert_eq!(fs::read_to_string(out.join("bench.jsonl")).unwrap().lines().count(), 4, "a record of each suite");
 
