@@ -14,11 +14,13 @@
 // Floats (up to 16 rows of x): 16 rows of w to a block, whose warps share k, from global memory to registers.
 // Promised instructions: IMMA, HMMA, LDGSTS.
 //
-// Measured on an H200 (reading 4.1 TB/s), weights not in the cache, microseconds: bf16, m = 1, 8, 16: 14336 x 4096 (117 MB, 29 at that rate)
-// 35.5, 39.7, 50; 4096 x 4096 12.9, 14.3, 16.6. Of blocks an earlier form with steps of 256 k, all of x written by each block: Q4_K
-// 14336 x 4096 (33 MB, 8) 18, 24, 33; 49152 x 8192 (226 MB, 55) 83, 111, 140; Q8_0 14336 x 4096 (62 MB, 15) 28, 35, 48. Copies of 144 bytes
-// a row reached 2.7 TB/s, of 256 bytes 3.6, and writing x took 12 of the 33 at m = 16: hence steps of 512 and `prepare`. Lost: a block's
-// warps on the same 16 rows with a barrier per tile; a ring in shared memory for bf16.
+// Measured on an H200 (reading 4.1 TB/s; torch's bf16 product 3.8), weights not in the cache, microseconds at m = 1, 8, 16:
+//   14336 x 4096: bf16 (117 MB) 34.7, 35.0, 37.4; Q8_0 (62 MB) 24.9, 31.0, 35.5; Q4_K (33 MB) 16.0, 20.2, 24.1; Q6_K 25.3, 30.0, 37.6
+//   4096 x 4096:  bf16 (34 MB) 11.9, 11.9, 13.0; Q8_0 (18 MB) 11.9, 14.9, 17.7; Q4_K (9 MB) 10.1, 12.6, 15.8
+//   49152 x 8192: bf16 (805 MB) 219, 203, 209; Q8_0 (428 MB) 126, 135, 216; Q4_K (226 MB) 69, 76, 130
+// Q4_K 14336 x 4096 at m = 32 38, at m = 64 59. About 5 of these are the launch and what precedes and follows the copies.
+// Lost: 256 k to a copy (144 bytes a row reach 2.7 TB/s, 288 3.3); x written by each block (12 of 33 at m = 16); 16 warps with three stages
+// (x needs the room: more splits); a tile of w to a block, its warps sharing k; a ring in shared memory for bf16.
 #include "few.cuh"
 
 KERNEL void __launch_bounds__(256) prepare(const __grid_constant__ Args p) {
@@ -34,10 +36,10 @@ KERNEL void __launch_bounds__(256) prepare_words(const __grid_constant__ Args p)
     KERNEL void __launch_bounds__(warps_16 * 32, 1) name##_16(const __grid_constant__ Args p) {                                   \
         few<T, 2, warps_16, stages_16>(p);                                                                                        \
     }
-ENTRY(q4_0, Q4_0, 16, 2, 12, 2)
+ENTRY(q4_0, Q4_0, 12, 2, 12, 2)
 ENTRY(q8_0, Q8_0, 8, 2, 8, 2)
-ENTRY(q4_k, Q4_K, 16, 2, 12, 2)
-ENTRY(q6_k, Q6_K, 8, 3, 8, 2)
+ENTRY(q4_k, Q4_K, 12, 2, 12, 2)
+ENTRY(q6_k, Q6_K, 12, 2, 8, 2)
 #define FLOATS(name, M)                                                                                                           \
     KERNEL void __launch_bounds__(256, 2) name##_8(const __grid_constant__ Args p) {                                              \
         few_floats<M, 1>(p);                                                                                                      \

@@ -211,10 +211,10 @@ impl Product<'_> {
         }
         // For up to 8 rows of x at a time, and for 16: entries, warps of a block and stages of each. Bytes from one of the 16 rows of a stage to the next.
         let (entries, sizes, pitch) = match w {
-            DType::Q4_0 => (["q4_0_8", "q4_0_16"], [(16, 2), (12, 2)], 304),
+            DType::Q4_0 => (["q4_0_8", "q4_0_16"], [(12, 2), (12, 2)], 304),
             DType::Q8_0 => (["q8_0_8", "q8_0_16"], [(8, 2), (8, 2)], 560),
-            DType::Q4_K => (["q4_k_8", "q4_k_16"], [(16, 2), (12, 2)], 288),
-            DType::Q6_K => (["q6_k_8", "q6_k_16"], [(8, 3), (8, 2)], 464),
+            DType::Q4_K => (["q4_k_8", "q4_k_16"], [(12, 2), (12, 2)], 288),
+            DType::Q6_K => (["q6_k_8", "q6_k_16"], [(12, 2), (8, 2)], 464),
             _ => return None,
         };
         let wide = usize::from(m > 8);
