@@ -1,151 +1,431 @@
 // The products of gemm.cu on Hopper's tensor cores (wgmma), of bf16 and f16: for compute capability 9.0 alone.
 //
-// A block of two warpgroups computes 128 x 256 outputs, 64 x 256 each, 128 bytes of k at a time. Four stages of tiles of 48 KB lie in
-// shared memory, in rows of 128 bytes whose eight chunks of 16 are permuted by the row as wgmma's 128-byte swizzle wants it. All
-// threads copy (cp.async), two steps ahead. One barrier a step: behind it, everyone's copies for the step have arrived, and everyone has
-// waited for the products of two steps before, whose tiles are then filled anew while those of this step run.
-// Which tile, rows of groups, gated pairs, split k and the epilogue are gemm.cu's, for 256 columns.
-// Not done: TMA, a warpgroup that only copies and blocks that stay, which would hide the epilogue and the first copies (about 10 % at
-// k = 4096) and free the issue slots of 12 copies a thread and step.
-// Promised instructions: HGMMA, LDGSTS.
-// Traffic per block and k of 64: 48 KB for 4.2 MFLOP, from L2: 87 flops a byte. Estimate on an H200: 4096 cubed in bf16 at 70 % of the
-// 790 TFLOP/s that a library reaches, 550, 0.25 ms. Run in the PTX interpreter and assembled; not measured on a GPU.
-#define COLUMNS 256
+// One block a multiprocessor stays and takes tile after tile of 128 x `width` outputs; the host chooses `width`, a multiple of 16 up to 256, so that
+// the tiles fill the device (`Product::wide` in src/cuda/matmul.rs). A warp copies 64 of k at a time by tensor maps (TMA, 128-byte swizzle) into a ring
+// of as many stages as fit; two warpgroups multiply 64 rows each; two barriers a stage say that its copies are there, and that it was read.
+// So the copies for the next tile run while this one's sums are stored, and the products of a step while those of the next are asked for.
+// Sums that are the result go from registers to 16 bytes a thread, transposed among four lanes; others through 4 KB a warp, a column a lane.
+// A gated pair is 32 rows of w beside 32 of up, by turns. Where tiles are few, a cluster of 2 or 4 blocks shares k of a tile, and each adds its
+// part of the outputs from the shared memory of all: no scratch memory, no second kernel.
+// Which tile, rows of groups and what follows the sums are gemm.cu's.
+// Promised instructions: HGMMA, UTMALDG.
+// Traffic per block and k of 64, from L2: 48 KB at 128 x 256 for 4.2 MFLOP.
+// Tried and lost at 4096 cubed, where 128 x 256 has 782 TFLOP/s: two blocks that share the wider operand by multicast (596), 256 x 128 (763),
+// stores by TMA behind three stages (767), two warpgroups with a tile of 64 x 256 each by turns (741).
 #include "gemm.cuh"
+#include "hopper.cuh"
 
-enum : u32 { ROWS = 128, ROW = 128, DEPTH = 4, A_BYTES = ROWS * ROW, STAGE_BYTES = A_BYTES + BN * ROW };
+enum : u32 { HEIGHT = 128, WIDEST = 256, ROW = 128, STEP = 64, CONSUMERS = 256, STAGING = 4096, PART = 64 };
 
-// Byte of 16-byte chunk `chunk` of row `row`.
-DEV u32 swizzled(u32 row, u32 chunk) {
-    return row * ROW + ((chunk ^ (row & 7)) << 4);
-}
-// A tile whose rows of 128 bytes are k, permuted: 8 rows are 1024 bytes.
-DEV u64 descriptor(u32 address) {
-    return (u64)((address & 0x3ffff) >> 4) | 1ull << 16 | (u64)(1024 >> 4) << 32 | 1ull << 62;
-}
-// Registers that products write were touched before, or shared memory was: products come after.
-DEV void products_begin() {
-    asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
-}
-DEV void products_end() {
-    asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
-}
-// All but the last N groups of products are done.
-template <int N> DEV void products_wait() {
-    asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(N) : "memory");
-}
-// What threads wrote to shared memory is seen by wgmma.
-DEV void writes_seen() {
-    asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
-}
+struct Wide {
+    Args p;
+    u32 tiles, width, depth, shares; // `shares`: blocks of a cluster, which share k
+    TensorMap x, w, up;
+};
+enum : u32 { X_MAP = 768, MAP_BYTES = 128 }; // in Wide
+static_assert(sizeof(Wide) == X_MAP + 3 * MAP_BYTES, "behind Args, aligned to 64");
 
-#define WGMMA(name, types)                                                                                                       \
-    struct name {                                                                                                                \
-        static DEV void multiply(float (&d)[128], u64 a, u64 b) {                                                                \
-            asm volatile("{.reg .pred adds; setp.eq.u32 adds, 0, 0; wgmma.mma_async.sync.aligned.m64n256k16." types " {"         \
-                     "%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,%16,%17,%18,%19,%20,%21,%22,%23,"                    \
-                     "%24,%25,%26,%27,%28,%29,%30,%31,%32,%33,%34,%35,%36,%37,%38,%39,%40,%41,%42,%43,%44,%45,%46,%47,"          \
-                     "%48,%49,%50,%51,%52,%53,%54,%55,%56,%57,%58,%59,%60,%61,%62,%63,%64,%65,%66,%67,%68,%69,%70,%71,"          \
-                     "%72,%73,%74,%75,%76,%77,%78,%79,%80,%81,%82,%83,%84,%85,%86,%87,%88,%89,%90,%91,%92,%93,%94,%95,"          \
-                     "%96,%97,%98,%99,%100,%101,%102,%103,%104,%105,%106,%107,%108,%109,%110,%111,%112,%113,%114,%115,%116,%117,%118,%119,"\
-                     "%120,%121,%122,%123,%124,%125,%126,%127"                                                                   \
-                     "}, %128, %129, adds, 1, 1, 0, 0;}"                                                                         \
-                     :                                                                                                           \
-                       "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]), "+f"(d[4]), "+f"(d[5]), "+f"(d[6]), "+f"(d[7]),           \
-                       "+f"(d[8]), "+f"(d[9]), "+f"(d[10]), "+f"(d[11]), "+f"(d[12]), "+f"(d[13]), "+f"(d[14]), "+f"(d[15]),     \
-                       "+f"(d[16]), "+f"(d[17]), "+f"(d[18]), "+f"(d[19]), "+f"(d[20]), "+f"(d[21]), "+f"(d[22]), "+f"(d[23]),   \
-                       "+f"(d[24]), "+f"(d[25]), "+f"(d[26]), "+f"(d[27]), "+f"(d[28]), "+f"(d[29]), "+f"(d[30]), "+f"(d[31]),   \
-                       "+f"(d[32]), "+f"(d[33]), "+f"(d[34]), "+f"(d[35]), "+f"(d[36]), "+f"(d[37]), "+f"(d[38]), "+f"(d[39]),   \
-                       "+f"(d[40]), "+f"(d[41]), "+f"(d[42]), "+f"(d[43]), "+f"(d[44]), "+f"(d[45]), "+f"(d[46]), "+f"(d[47]),   \
-                       "+f"(d[48]), "+f"(d[49]), "+f"(d[50]), "+f"(d[51]), "+f"(d[52]), "+f"(d[53]), "+f"(d[54]), "+f"(d[55]),   \
-                       "+f"(d[56]), "+f"(d[57]), "+f"(d[58]), "+f"(d[59]), "+f"(d[60]), "+f"(d[61]), "+f"(d[62]), "+f"(d[63]),   \
-                       "+f"(d[64]), "+f"(d[65]), "+f"(d[66]), "+f"(d[67]), "+f"(d[68]), "+f"(d[69]), "+f"(d[70]), "+f"(d[71]),   \
-                       "+f"(d[72]), "+f"(d[73]), "+f"(d[74]), "+f"(d[75]), "+f"(d[76]), "+f"(d[77]), "+f"(d[78]), "+f"(d[79]),   \
-                       "+f"(d[80]), "+f"(d[81]), "+f"(d[82]), "+f"(d[83]), "+f"(d[84]), "+f"(d[85]), "+f"(d[86]), "+f"(d[87]),   \
-                       "+f"(d[88]), "+f"(d[89]), "+f"(d[90]), "+f"(d[91]), "+f"(d[92]), "+f"(d[93]), "+f"(d[94]), "+f"(d[95]),   \
-                       "+f"(d[96]), "+f"(d[97]), "+f"(d[98]), "+f"(d[99]), "+f"(d[100]), "+f"(d[101]), "+f"(d[102]), "+f"(d[103]),\
-                       "+f"(d[104]), "+f"(d[105]), "+f"(d[106]), "+f"(d[107]), "+f"(d[108]), "+f"(d[109]), "+f"(d[110]), "+f"(d[111]),\
-                       "+f"(d[112]), "+f"(d[113]), "+f"(d[114]), "+f"(d[115]), "+f"(d[116]), "+f"(d[117]), "+f"(d[118]), "+f"(d[119]),\
-                       "+f"(d[120]), "+f"(d[121]), "+f"(d[122]), "+f"(d[123]), "+f"(d[124]), "+f"(d[125]), "+f"(d[126]), "+f"(d[127])\
-                     : "l"(a), "l"(b));                                                                                          \
-        }                                                                                                                        \
-    };
-WGMMA(WideBf16, "f32.bf16.bf16")
-WGMMA(WideHalf, "f32.f16.f16")
+struct alignas(8) Pair {
+    float low, high;
+};
+struct alignas(8) U2 {
+    u32 x, y;
+};
+struct alignas(16) Float4 {
+    float x, y, z, w;
+};
 
-template <class Type> DEV void gemm(const Args& p) {
-    enum : u32 { A_CHUNKS = ROWS / 32, B_CHUNKS = BN / 32 };
-    extern __shared__ __align__(1024) u8 shared[];
-    u32 base = shared_address(shared);
-    Tile t = tile_of<ROWS>(p, 2, ROW);
-    if (t.rows.first == t.rows.end) return;
-
-    // What each thread copies: a chunk of each 32nd row.
-    u32 chunk = threadIdx.x % 8, line = threadIdx.x / 8, k_bytes = (u32)p.k * 2;
-    const u8 *a[A_CHUNKS], *b[B_CHUNKS];
-#pragma unroll
-    for (u32 c = 0; c < A_CHUNKS; c++) {
-        u64 i = t.rows.first + line + c * 32;
-        a[c] = i < t.rows.end ? p.x.data + (matrix_of_rows(p, p.x, t.rows.b) + (i64)i * p.x.stride[1]) * 2 : nullptr;
+// The registers of sums of so many columns, and the three operands behind them.
+#define EIGHT(i) "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3]), "+f"(d[i + 4]), "+f"(d[i + 5]), "+f"(d[i + 6]), "+f"(d[i + 7])
+#define SUMS_32 EIGHT(0), EIGHT(8)
+#define SUMS_48 SUMS_32, EIGHT(16)
+#define SUMS_64 SUMS_48, EIGHT(24)
+#define SUMS_80 SUMS_64, EIGHT(32)
+#define SUMS_96 SUMS_80, EIGHT(40)
+#define SUMS_112 SUMS_96, EIGHT(48)
+#define SUMS_128 SUMS_112, EIGHT(56)
+#define SUMS_144 SUMS_128, EIGHT(64)
+#define SUMS_160 SUMS_144, EIGHT(72)
+#define SUMS_176 SUMS_160, EIGHT(80)
+#define SUMS_192 SUMS_176, EIGHT(88)
+#define SUMS_208 SUMS_192, EIGHT(96)
+#define SUMS_224 SUMS_208, EIGHT(104)
+#define SUMS_240 SUMS_224, EIGHT(112)
+#define SUMS_256 SUMS_240, EIGHT(120)
+#define NAMES_32 "%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15"
+#define NAMES_48 NAMES_32 ",%16,%17,%18,%19,%20,%21,%22,%23"
+#define NAMES_64 NAMES_48 ",%24,%25,%26,%27,%28,%29,%30,%31"
+#define NAMES_80 NAMES_64 ",%32,%33,%34,%35,%36,%37,%38,%39"
+#define NAMES_96 NAMES_80 ",%40,%41,%42,%43,%44,%45,%46,%47"
+#define NAMES_112 NAMES_96 ",%48,%49,%50,%51,%52,%53,%54,%55"
+#define NAMES_128 NAMES_112 ",%56,%57,%58,%59,%60,%61,%62,%63"
+#define NAMES_144 NAMES_128 ",%64,%65,%66,%67,%68,%69,%70,%71"
+#define NAMES_160 NAMES_144 ",%72,%73,%74,%75,%76,%77,%78,%79"
+#define NAMES_176 NAMES_160 ",%80,%81,%82,%83,%84,%85,%86,%87"
+#define NAMES_192 NAMES_176 ",%88,%89,%90,%91,%92,%93,%94,%95"
+#define NAMES_208 NAMES_192 ",%96,%97,%98,%99,%100,%101,%102,%103"
+#define NAMES_224 NAMES_208 ",%104,%105,%106,%107,%108,%109,%110,%111"
+#define NAMES_240 NAMES_224 ",%112,%113,%114,%115,%116,%117,%118,%119"
+#define NAMES_256 NAMES_240 ",%120,%121,%122,%123,%124,%125,%126,%127"
+// 64 rows of a times N of b, 16 of k; added to d if `adds`.
+template <class Type, u32 N> DEV void multiply(float (&d)[WIDEST / 2], u64 a, u64 b, u32 adds);
+#define PRODUCT(type, types, n, a, b, adds)                                                                                       \
+    template <> DEV void multiply<type, n>(float (&d)[WIDEST / 2], u64 x, u64 w, u32 more) {                                      \
+        asm volatile("{.reg .pred adds; setp.ne.u32 adds, " adds ", 0; wgmma.mma_async.sync.aligned.m64n" #n "k16." types         \
+                     " {" NAMES_##n "}, " a ", " b ", adds, 1, 1, 0, 0;}"                                                         \
+                     : SUMS_##n                                                                                                   \
+                     : "l"(x), "l"(w), "r"(more));                                                                                \
     }
-#pragma unroll
-    for (u32 c = 0; c < B_CHUNKS; c++) b[c] = weight_row(p, t, line + c * 32, 1, 2);
-    auto copy = [&](u32 step) {
-        u32 to = base + step % DEPTH * STAGE_BYTES, k = step * ROW + chunk * 16;
-        bool in_k = k < k_bytes;
-#pragma unroll
-        for (u32 c = 0; c < A_CHUNKS; c++) copy_async(to + swizzled(line + c * 32, chunk), a[c] && in_k ? a[c] + k : p.x.data, a[c] && in_k);
-#pragma unroll
-        for (u32 c = 0; c < B_CHUNKS; c++) {
-            copy_async(to + A_BYTES + swizzled(line + c * 32, chunk), b[c] && in_k ? b[c] + k : p.w.data, b[c] && in_k);
-        }
-    };
+#define PRODUCTS(type, types, out, packed)                                                                                        \
+    struct type {                                                                                                                 \
+        enum { TYPE = out };                                                                                                      \
+        static DEV u32 pack(float low, float high) {                                                                              \
+            return packed(low, high);                                                                                             \
+        }                                                                                                                         \
+    };                                                                                                                            \
+    PRODUCT(type, types, 32, "%16", "%17", "%18") \
+    PRODUCT(type, types, 48, "%24", "%25", "%26") \
+    PRODUCT(type, types, 64, "%32", "%33", "%34") \
+    PRODUCT(type, types, 80, "%40", "%41", "%42") \
+    PRODUCT(type, types, 96, "%48", "%49", "%50") \
+    PRODUCT(type, types, 112, "%56", "%57", "%58") \
+    PRODUCT(type, types, 128, "%64", "%65", "%66") \
+    PRODUCT(type, types, 144, "%72", "%73", "%74") \
+    PRODUCT(type, types, 160, "%80", "%81", "%82") \
+    PRODUCT(type, types, 176, "%88", "%89", "%90") \
+    PRODUCT(type, types, 192, "%96", "%97", "%98") \
+    PRODUCT(type, types, 208, "%104", "%105", "%106") \
+    PRODUCT(type, types, 224, "%112", "%113", "%114") \
+    PRODUCT(type, types, 240, "%120", "%121", "%122") \
+    PRODUCT(type, types, 256, "%128", "%129", "%130")
+PRODUCTS(Bf16s, "f32.bf16.bf16", BF16, pack_bf16)
+PRODUCTS(Halves, "f32.f16.f16", F16, pack_f16)
 
-    float sums[128];
-#pragma unroll
-    for (u32 i = 0; i < 128; i++) sums[i] = 0.0f;
-#pragma unroll
-    for (u32 s = 0; s < 2; s++) {
-        if (t.first_step + s < t.end_step) copy(t.first_step + s);
-        copies_end();
+// The ring of stages, and where in it.
+struct Ring {
+    u32 base, bytes, depth, full, empty; // `bytes` of a stage; the barriers of each stage: its copies are there, nobody reads it
+    u32 stage, parity;
+
+    DEV void next() {
+        if (++stage == depth) stage = 0, parity ^= 1;
     }
-    u32 group = threadIdx.x / 128;
-    for (u32 step = t.first_step; step < t.end_step; step++) {
-        copies_wait<1>();
-        writes_seen();
-        __syncthreads();
-        u32 a_tile = base + step % DEPTH * STAGE_BYTES + group * 64 * ROW, b_tile = base + step % DEPTH * STAGE_BYTES + A_BYTES;
+};
+
+// Products of N columns by the warpgroup's 64 rows, over some steps.
+template <class Type, u32 N> DEV void multiply_steps(float (&d)[WIDEST / 2], Ring& ring, u32 steps) {
+    u32 before = 0, rows = threadIdx.x / 128 * (64 * ROW);
+    bool first_thread = threadIdx.x % 128 == 0;
+#pragma unroll 1
+    for (u32 step = 0; step < steps; step++) {
+        barrier_wait(ring.full + 8 * ring.stage, ring.parity);
+        u32 x = ring.base + ring.stage * ring.bytes + rows, w = ring.base + ring.stage * ring.bytes + HEIGHT * ROW;
         products_begin();
 #pragma unroll
-        for (u32 k = 0; k < 4; k++) Type::multiply(sums, descriptor(a_tile + k * 32), descriptor(b_tile + k * 32));
+        for (u32 k = 0; k < 4; k++) multiply<Type, N>(d, descriptor(x + k * 32), descriptor(w + k * 32), k + step);
         products_end();
-        if (step + 2 < t.end_step) copy(step + 2);
-        copies_end();
         products_wait<1>();
+        if (step > 0 && first_thread) barrier_arrive(ring.empty + 8 * before);
+        before = ring.stage;
+        ring.next();
     }
     products_wait<0>();
-    copies_wait<0>();
-    __syncthreads();
+    if (steps > 0 && first_thread) barrier_arrive(ring.empty + 8 * before);
+}
+template <class Type> DEV void multiply_tile(float (&d)[WIDEST / 2], Ring& ring, u32 steps, u32 width) {
+    switch (width) {
+#define CASE(n)                                                                                                                   \
+    case n: multiply_steps<Type, n>(d, ring, steps); break;
+        CASE(32) CASE(48) CASE(64) CASE(80)
+        CASE(96) CASE(112) CASE(128) CASE(144)
+        CASE(160) CASE(176) CASE(192) CASE(208)
+        CASE(224) CASE(240) CASE(256)
+#undef CASE
+    }
+}
 
-    // Through shared memory to rows.
-    float* out = (float*)shared;
-    struct alignas(8) Pair {
-        float low, high;
-    };
+// Where the tensor maps find matrix `b` of a batch.
+struct Matrix {
+    u32 inner, outer;
+};
+DEV Matrix matrix_at(const Args& p, const Tensor& t, u64 b) {
+    return {t.stride[2] ? (u32)(b % p.extent[0]) : 0, t.stride[3] ? (u32)(b / p.extent[0]) : 0};
+}
+
+// Lane q of four gives its word of each of four blocks, and gets four words of block q.
+DEV void transpose(u32 (&v)[4]) {
+    bool odd = threadIdx.x & 1, upper = threadIdx.x & 2;
+    u32 x = __shfl_xor_sync(0xffffffffu, odd ? v[0] : v[1], 1), y = __shfl_xor_sync(0xffffffffu, odd ? v[2] : v[3], 1);
+    if (odd) {
+        v[0] = x, v[2] = y;
+    } else {
+        v[1] = x, v[3] = y;
+    }
+    x = __shfl_xor_sync(0xffffffffu, upper ? v[0] : v[2], 2), y = __shfl_xor_sync(0xffffffffu, upper ? v[1] : v[3], 2);
+    if (upper) {
+        v[0] = x, v[1] = y;
+    } else {
+        v[2] = x, v[3] = y;
+    }
+}
+
+// The warp's sums of 16 rows as they are, to the operands' type.
+template <class Type> DEV void store_rows(const Args& p, const Tile& t, u64 first, const float (&d)[WIDEST / 2]) {
+    u32 lane = threadIdx.x % 32;
+    i64 out = matrix_of_rows(p, p.out, t.rows.b);
+#pragma unroll
+    for (u32 h = 0; h < 2; h++) {
+        u64 i = first + lane / 4 + h * 8;
+        u16* row = (u16*)p.out.data + out + i * p.out.stride[1] + t.first_j;
+#pragma unroll
+        for (u32 block = 0; block < WIDEST / 8; block += 4) {
+            if (block * 8 >= t.columns) break;
+            u32 v[4];
+#pragma unroll
+            for (u32 u = 0; u < 4; u++) v[u] = Type::pack(d[(block + u) * 4 + h * 2], d[(block + u) * 4 + h * 2 + 1]);
+            transpose(v);
+            u32 column = (block + lane % 4) * 8;
+            if (i < t.rows.end && column < t.columns && t.first_j + column < p.n) *(U4*)(row + column) = {v[0], v[1], v[2], v[3]};
+        }
+    }
+}
+
+// The columns of a gated pair's tile: 32 of w, 32 of up, and so on.
+DEV u32 column_of(const Tile& t, u32 j) {
+    return t.gated ? j / 32 * PART + j % 32 : j;
+}
+
+// Some of four elements, in a row or apart.
+DEV void load_some(const Tensor& t, i64 at, i64 stride, u32 count, float (&f)[4]) {
+#pragma unroll
+    for (u32 u = 0; u < 4; u++) f[u] = 0.0f;
+    switch (t.type) {
+#define CASE(type, decoded)                                                                                                       \
+    _Pragma("unroll") for (u32 u = 0; u < 4; u++) {                                                                               \
+        if (u < count) f[u] = decoded(((const type*)t.data)[at + u * stride]);                                                    \
+    }                                                                                                                             \
+    break;
+        case F32: CASE(float, )
+        case F16: CASE(u16, f16_decode)
+        default: CASE(u16, bf16_decode)
+#undef CASE
+    }
+}
+// `finish` of four neighbours, or as many as there are: their loads do not wait for each other.
+DEV void finish_four(const Args& p, const Place& to, u64 i, u64 j, float (&y)[4], const float (&up)[4]) {
+    u32 count = p.n - j < 4 ? (u32)(p.n - j) : 4;
+    float f[4], rows = p.x_scale.data ? load_float(p.x_scale, i * p.x_scale.stride[0]) : 1.0f;
+#define EACH _Pragma("unroll") for (u32 u = 0; u < 4; u++)
+    EACH y[u] *= rows;
+    if (p.w_scales == OF_TENSOR || p.w_scales == OF_CHANNELS) {
+        i64 stride = p.w_scales == OF_TENSOR ? 0 : p.w_scale.stride[0];
+        load_some(p.w_scale, j * stride, stride, count, f);
+        EACH y[u] *= f[u];
+    }
+    if (p.bias.data) {
+        load_some(p.bias, j * p.bias.stride[0], p.bias.stride[0], count, f);
+        EACH y[u] += f[u];
+    }
+    switch (p.act) {
+        case SILU: EACH y[u] = silu(y[u]); break;
+        case GELU_TANH: EACH y[u] = gelu_tanh(y[u]); break;
+        case GELU_ERF: EACH y[u] = gelu_erf(y[u]); break;
+        case RELU: EACH y[u] = relu(y[u]); break;
+    }
+    if (p.up.data) {
+        EACH y[u] *= up[u];
+    }
+    rows = p.row_scale.data ? load_float(p.row_scale, i * p.row_scale.stride[0]) : 1.0f;
+    EACH y[u] = y[u] * p.scale * rows;
+    if (p.residual.data) {
+        load_some(p.residual, to.residual + i * p.residual.stride[1] + j * p.residual.stride[0], p.residual.stride[0], count, f);
+        EACH y[u] += f[u];
+    }
+    if (to.b < 0) { // rows of no group
+        EACH y[u] = 0.0f;
+    }
+    i64 at = to.out + i * p.out.stride[1] + j * p.out.stride[0];
+    bool whole = count == 4 && p.out.stride[0] == 1;
+    if (whole && p.out.type == F32 && (u64)((float*)p.out.data + at) % 16 == 0) {
+        *(Float4*)((float*)p.out.data + at) = {y[0], y[1], y[2], y[3]};
+    } else if (whole && p.out.type == BF16 && (u64)((u16*)p.out.data + at) % 8 == 0) {
+        *(U2*)((u16*)p.out.data + at) = {pack_bf16(y[0], y[1]), pack_bf16(y[2], y[3])};
+    } else if (whole && p.out.type == F16 && (u64)((u16*)p.out.data + at) % 8 == 0) {
+        *(U2*)((u16*)p.out.data + at) = {pack_f16(y[0], y[1]), pack_f16(y[2], y[3])};
+    } else {
+        EACH if (u < count) store(p.out, at + u * p.out.stride[0], y[u]);
+    }
+#undef EACH
+}
+
+// The warp's sums of 16 rows to out with what follows, by parts of 64 columns of the tile through 4 KB of shared memory.
+DEV void finish_rows(const Args& p, const Tile& t, u64 first, const float (&d)[WIDEST / 2], float* sums) {
+    u32 lane = threadIdx.x % 32, quarters = t.gated ? 8 : 16;
+    Place to = place_of(p, t.rows.b);
+    auto at = [](u32 row, u32 column) { return row * PART + (column ^ (row & 7) << 3); };
+#pragma unroll
+    for (u32 part = 0; part < WIDEST / PART; part++) {
+        if (part * quarters * 4 >= t.columns) break;
+        __syncwarp();
+#pragma unroll
+        for (u32 e = 0; e < PART / 4; e++) {
+            u32 row = lane / 4 + e % 2 * 8, column = e / 2 * 8 + lane % 4 * 2, from = part * (PART / 2) + e * 2;
+            *(Pair*)(sums + at(row, column)) = {d[from], d[from + 1]};
+        }
+        __syncwarp();
+#pragma unroll 1
+        for (u32 e = lane; e < 16 * quarters; e += 32) {
+            u32 row = e / quarters, column = e % quarters * 4, inside = part * quarters * 4 + column;
+            u64 i = first + row, j = t.first_j + inside;
+            if (i >= t.rows.end || inside >= t.columns || j >= p.n) continue;
+            const float *gate = sums + at(row, column), *other = sums + at(row, column + (t.gated ? 32 : 0));
+            float y[4], up[4];
+#pragma unroll
+            for (u32 u = 0; u < 4; u++) y[u] = gate[u], up[u] = other[u];
+            finish_four(p, to, i, j, y, up);
+        }
+    }
+}
+
+// Where a block leaves its sums for the others of the cluster.
+DEV u32 shared_sum(u32 row, u32 column) {
+    return row * WIDEST + (column ^ (row & 3) << 3);
+}
+DEV void share_rows(u32 width, const float (&d)[WIDEST / 2], float* sums) {
     u32 row = threadIdx.x / 32 * 16 + threadIdx.x % 32 / 4;
 #pragma unroll
-    for (u32 j = 0; j < 32; j++) {
-        u32 column = j * 8 + threadIdx.x % 4 * 2;
-        *(Pair*)(out + sum_place(row, column)) = {sums[4 * j], sums[4 * j + 1]};
-        *(Pair*)(out + sum_place(row + 8, column)) = {sums[4 * j + 2], sums[4 * j + 3]};
+    for (u32 e = 0; e < WIDEST / 4; e++) {
+        if (e * 4 >= width) break;
+        *(Pair*)(sums + shared_sum(row + e % 2 * 8, e / 2 * 8 + threadIdx.x % 4 * 2)) = {d[2 * e], d[2 * e + 1]};
     }
-    __syncthreads();
-    finish_tile<ROWS>(p, t, out);
+}
+// Four sums of all blocks of the cluster, added in the same order every time.
+DEV void add_shares(float (&y)[4], const float* sums, u32 row, u32 column, u32 shares) {
+    u32 own = shared_address(sums + shared_sum(row, column));
+#pragma unroll 2
+    for (u32 rank = 0; rank < shares; rank++) {
+        float more[4];
+        load_there(more, address_at(own, rank));
+#pragma unroll
+        for (u32 u = 0; u < 4; u++) y[u] += more[u];
+    }
+}
+// This block's part of the tile's outputs, with what follows.
+DEV void finish_share(const Args& p, const Tile& t, const float* sums, u32 rank, u32 shares) {
+    u32 quarters = t.columns / 4, end = HEIGHT * quarters / shares;
+    Place to = place_of(p, t.rows.b);
+#pragma unroll 1
+    for (u32 e = threadIdx.x; e < end; e += CONSUMERS) {
+        u32 row = (rank * end + e) / quarters, column = (rank * end + e) % quarters * 4;
+        u64 i = t.rows.first + row, j = t.first_j + column;
+        if (i >= t.rows.end || j >= p.n) continue;
+        float y[4] = {}, up[4] = {};
+        add_shares(y, sums, row, column_of(t, column), shares);
+        if (t.gated) add_shares(up, sums, row, column_of(t, column) + 32, shares);
+        finish_four(p, to, i, j, y, up);
+    }
 }
 
-KERNEL void __launch_bounds__(THREADS, 1) bf16_wide(const __grid_constant__ Args p) {
-    gemm<WideBf16>(p);
+// Tile `at`: eight down, then right.
+DEV Tile wide_tile(const Wide& a, u32 at, u32 rank) {
+    const Args& p = a.p;
+    Tile t;
+    t.gated = p.up.data != nullptr;
+    t.columns = t.gated ? a.width / 2 : a.width;
+    u32 tiles_n = ((u32)p.n + t.columns - 1) / t.columns, tiles_m = a.tiles / tiles_n;
+    u32 band = at / (8 * tiles_n) * 8, height = tiles_m - band < 8 ? tiles_m - band : 8, inside = at % (8 * tiles_n);
+    u32 tile = band + inside % height;
+    if (p.groups) {
+        t.rows = rows_of(p, tile, HEIGHT);
+    } else {
+        u32 tiles = ((u32)p.m + HEIGHT - 1) / HEIGHT, row = tile % tiles * HEIGHT, end = (u32)p.m;
+        t.rows = {tile / tiles, row, row + HEIGHT < end ? row + HEIGHT : end};
+    }
+    t.first_j = (u64)(inside / height) * t.columns;
+    u32 steps = t.rows.b < 0 ? 0 : ((u32)p.k + STEP - 1) / STEP;
+    t.split = rank;
+    t.first_step = steps * rank / a.shares, t.end_step = steps * (rank + 1) / a.shares;
+    return t;
 }
-KERNEL void __launch_bounds__(THREADS, 1) f16_wide(const __grid_constant__ Args p) {
-    gemm<WideHalf>(p);
+
+// Fills the ring with tile after tile: one thread.
+DEV void copy_tile(const Wide& a, u64 maps, const Tile& t, Ring& ring) {
+    u64 x_map = maps + X_MAP, w_map = x_map + MAP_BYTES, up_map = w_map + MAP_BYTES;
+    const Args& p = a.p;
+    Matrix x = p.groups ? Matrix{} : matrix_at(p, p.x, t.rows.b);
+    Matrix w = p.groups ? Matrix{p.w.stride[2] ? (u32)t.rows.b : 0, 0} : matrix_at(p, p.w, t.rows.b);
+#pragma unroll 1
+    for (u32 step = t.first_step; step < t.end_step; step++) {
+        u32 to = ring.base + ring.stage * ring.bytes, full = ring.full + 8 * ring.stage, k = step * STEP;
+        barrier_wait(ring.empty + 8 * ring.stage, ring.parity ^ 1);
+        barrier_expect(full, ring.bytes);
+        copy_box(to, x_map, k, (u32)t.rows.first, x.inner, x.outer, full);
+        if (!t.gated) {
+            copy_box(to + HEIGHT * ROW, w_map, k, (u32)t.first_j, w.inner, w.outer, full);
+        } else {
+#pragma unroll 1
+            for (u32 j = 0; j < t.columns; j += 32) {
+                u32 pair = to + (HEIGHT + 2 * j) * ROW;
+                copy_box(pair, w_map, k, (u32)t.first_j + j, w.inner, w.outer, full);
+                copy_box(pair + 32 * ROW, up_map, k, (u32)t.first_j + j, p.groups ? w.inner : 0, 0, full);
+            }
+        }
+        ring.next();
+    }
+}
+
+template <class Type> DEV void gemm(const Wide& a, u64 parameters) {
+    const Args& p = a.p;
+    extern __shared__ __align__(1024) u8 shared[];
+    u32 base = shared_address(shared), bytes = (HEIGHT + a.width) * ROW, warp = threadIdx.x / 32;
+    u32 rank = a.shares > 1 ? cluster_rank() : 0, full = base + a.depth * bytes, empty = full + 8 * a.depth;
+    Ring ring = {base, bytes, a.depth, full, empty, 0, 0};
+    float* staging = (float*)(shared + a.depth * (bytes + 16)) + warp * (STAGING / 4);
+    if (threadIdx.x == CONSUMERS) {
+        for (u32 s = 0; s < a.depth; s++) barrier_init(full + 8 * s, 1), barrier_init(empty + 8 * s, 2);
+        barriers_made();
+    }
+    __syncthreads();
+    u32 first = blockIdx.x / a.shares, stride = gridDim.x / a.shares;
+    if (warp >= CONSUMERS / 32) {
+        registers_down<56>();
+#pragma unroll 1
+        for (u32 at = first; warp == CONSUMERS / 32 && at < a.tiles; at += stride) {
+            Tile t = wide_tile(a, at, rank);
+            if (threadIdx.x == CONSUMERS && t.rows.first < t.rows.end) copy_tile(a, parameters, t, ring);
+            __syncwarp();
+        }
+        if (a.shares > 1) cluster_sync(), cluster_sync();
+        return;
+    }
+    registers_up<224>();
+    float d[WIDEST / 2] = {};
+#pragma unroll 1
+    for (u32 at = first; at < a.tiles; at += stride) {
+        Tile t = wide_tile(a, at, rank);
+        if (t.rows.first == t.rows.end) continue;
+        multiply_tile<Type>(d, ring, t.end_step - t.first_step, a.width);
+        u64 row = t.rows.first + warp * 16;
+        if (a.shares > 1) { // all have one tile
+            named_sync(1, CONSUMERS); // whose stages are read
+            share_rows(a.width, d, (float*)shared);
+            cluster_sync();
+            finish_share(p, t, (const float*)shared, rank, a.shares);
+            cluster_sync(); // none leaves while others read
+        } else if (p.direct && p.out.type == Type::TYPE && t.rows.b >= 0) {
+            store_rows<Type>(p, t, row, d);
+        } else {
+            finish_rows(p, t, row, d, staging);
+        }
+    }
+}
+
+KERNEL void __launch_bounds__(CONSUMERS + 128, 1) bf16_wide(const __grid_constant__ Wide a) {
+    u64 parameters;
+    PARAMETERS(bf16_wide, parameters);
+    gemm<Bf16s>(a, parameters);
+}
+KERNEL void __launch_bounds__(CONSUMERS + 128, 1) f16_wide(const __grid_constant__ Wide a) {
+    u64 parameters;
+    PARAMETERS(f16_wide, parameters);
+    gemm<Halves>(a, parameters);
 }

@@ -3,10 +3,7 @@
 #include "product.cuh"
 #include "mma.cuh"
 
-#ifndef COLUMNS
-#define COLUMNS 128
-#endif
-enum { THREADS = 256, BN = COLUMNS, BK = 64, STAGES = 4 }; // BK in bytes
+enum { THREADS = 256, BN = 128, BK = 64, STAGES = 4 }; // BK in bytes
 
 // Byte of chunk `chunk` of row `row` of a tile.
 DEV u32 place(u32 row, u32 chunk) {

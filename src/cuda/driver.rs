@@ -28,6 +28,9 @@ pub(super) trait Driver: Debug + Send + Sync {
     /// A kernel of a PTX file.
     fn load(&self, ptx: &'static str, entry: &str) -> Result<Arc<dyn Function>, Failure>;
 
+    /// A tensor map as kernels take it.
+    fn encode(&self, map: &TensorMap, address: u64) -> Result<[u64; 16], Failure>;
+
     /// Waits for everything enqueued.
     fn sync(&self) -> Result<(), Failure>;
 
@@ -67,8 +70,20 @@ pub(super) trait Graph: Debug + Send + Sync {
 pub(super) struct Grid {
     pub(super) blocks: u32,
     pub(super) threads: u32,
+    /// Neighbouring blocks that run at once and see each other's shared memory; they divide `blocks`.
+    pub(super) cluster: u32,
     /// Bytes of shared memory beyond what the kernel declares.
     pub(super) shared: u32,
+}
+
+/// What a kernel copies by: a tensor of 16-bit elements, innermost dimension first, and boxes of it of 128 bytes by `rows`, whose 16-byte chunks
+/// lie in shared memory permuted by the row.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct TensorMap {
+    pub(super) extents: [u64; 4],
+    /// Bytes from one to the next along the second dimension and so on.
+    pub(super) strides: [u64; 3],
+    pub(super) rows: u32,
 }
 
 /// Why the driver could not.

@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use ptxemu::{Grid, Memory, Module};
+use ptxemu::{Grid, Memory, Module, TensorMap};
 
 use super::{
     Cuda,
@@ -84,6 +84,12 @@ impl Driver for Interpreter {
         Ok(Arc::new(Interpreted { module, entry: entry.into(), memory: self.0.clone() }))
     }
 
+    fn encode(&self, map: &driver::TensorMap, address: u64) -> Result<[u64; 16], Failure> {
+        let &driver::TensorMap { extents, strides, rows } = map;
+        let rows = u64::from(rows);
+        Ok(TensorMap { address, extents, strides, rows, columns: 64, element: 2, swizzled: true }.encoded())
+    }
+
     fn sync(&self) -> Result<(), Failure> {
         Ok(())
     }
@@ -124,7 +130,8 @@ impl std::fmt::Debug for Interpreted {
 
 impl Function for Interpreted {
     unsafe fn launch(&self, params: &Params, grid: driver::Grid) -> Result<(), Failure> {
-        let grid = Grid { blocks: [grid.blocks, 1, 1], threads: grid.threads, shared: grid.shared as usize };
+        let driver::Grid { blocks, threads, cluster, shared } = grid;
+        let grid = Grid { blocks: [blocks, 1, 1], threads, cluster, shared: shared as usize };
         let params = bytemuck::cast_slice(&params.0);
         let run = self.module.launch(&self.entry, &mut self.memory.lock(), params, grid, 1);
         run.map(|_| ()).map_err(Failure::Other)

@@ -9,7 +9,7 @@ use crate::{
 };
 
 use super::{
-    driver::{Device, Function, Grid, Params},
+    driver::{Device, Function, Grid, Params, TensorMap},
     module::Modules,
 };
 
@@ -32,10 +32,12 @@ pub(super) struct Kernel {
     pub(super) family: &'static str,
     pub(super) entry: &'static str,
     words: Vec<u64>,
-    tensors: Vec<(usize, usize)>, // operand, and the word of its address
+    tensors: Vec<(usize, usize)>,         // operand, and the word of its address
+    maps: Vec<(usize, usize, TensorMap)>, // operand, and the first word of its map
     table: Option<(Vec<u64>, usize)>,
     pub(super) blocks: usize,
     pub(super) threads: u32,
+    pub(super) cluster: u32,
     /// Bytes of shared memory beyond what the kernel declares, and of scratch memory.
     pub(super) shared: usize,
     pub(super) scratch: usize,
@@ -53,9 +55,11 @@ impl Kernel {
             entry,
             words: Vec::new(),
             tensors: Vec::new(),
+            maps: Vec::new(),
             table: None,
             blocks: 0,
             threads: 256,
+            cluster: 1,
             shared: 0,
             scratch: 0,
             aligned: Vec::new(),
@@ -79,6 +83,24 @@ impl Kernel {
             self.words[at + 1 + d] = stride as u64;
         }
         self.words[at + 7] = spec.dtype() as u64; // `Type` of types.cuh
+    }
+
+    /// A tensor map of an operand of 16-bit elements whose rows are dense and begin at multiples of 16 bytes, by boxes of `rows` rows: 128 bytes, aligned
+    /// to 64. All zero where the operand is absent.
+    pub(super) fn map(&mut self, name: &str, rows: u32) {
+        let at = self.words.len().next_multiple_of(8);
+        self.words.resize(at + 16, 0);
+        let Some(i) = self.operands.iter().position(|o| o.name == name) else { return };
+        let spec = &self.operands[i].spec;
+        let mut map = TensorMap { extents: [1; 4], strides: [16; 3], rows };
+        for d in (0..4).filter(|&d| spec.dim(d) > 1) {
+            // What is repeated has one entry, which the kernel takes wherever the stride is 0.
+            map.extents[d] = if spec.stride(d) > 0 { spec.dim(d) as u64 } else { 1 };
+            if d > 0 && spec.stride(d) > 0 {
+                map.strides[d - 1] = spec.stride(d) as u64 * 2;
+            }
+        }
+        self.maps.push((i, at, map));
     }
 
     /// The address of a table on the device, written once.
@@ -165,11 +187,24 @@ impl Kernel {
         let types: Vec<&str> = self.operands.iter().take(2).map(|o| o.spec.dtype().name()).collect();
         let types = if types[0] == types[types.len() - 1] { types[0].into() } else { types.join("-") };
         let name = format!("cuda-{types}-{}", self.entry);
-        let grid = Grid { blocks, threads: self.threads, shared: self.shared as u32 };
+        let grid = Grid { blocks, threads: self.threads, cluster: self.cluster, shared: self.shared as u32 };
         let aligned =
             self.aligned.iter().filter_map(|name| self.operands.iter().position(|o| o.name == *name)).collect();
-        let (op, device, tensors, scratch) = (self.op, device.clone(), self.tensors, self.scratch);
-        Ok(Compiled { name, op, device, function, params, tensors, _table: table, grid, scratch, aligned, determinism })
+        let (op, device, tensors, maps, scratch) = (self.op, device.clone(), self.tensors, self.maps, self.scratch);
+        Ok(Compiled {
+            name,
+            op,
+            device,
+            function,
+            params,
+            tensors,
+            maps,
+            _table: table,
+            grid,
+            scratch,
+            aligned,
+            determinism,
+        })
     }
 }
 
@@ -182,6 +217,7 @@ pub(super) struct Compiled {
     function: Arc<dyn Function>,
     params: Params,
     tensors: Vec<(usize, usize)>,
+    maps: Vec<(usize, usize, TensorMap)>,
     _table: Option<View>, // kept for its address in `params`
     grid: Grid,
     scratch: usize,
@@ -223,6 +259,12 @@ impl Plan for Compiled {
                 Some(view) => self.device.address(view)?,
                 None => 0,
             };
+        }
+        for (operand, word, map) in &self.maps {
+            let Some(view) = args.get(*operand) else { continue };
+            let encoded = self.device.driver.encode(map, self.device.address(view)?);
+            let encoded = encoded.map_err(|e| self.device.failed(&self.name, 0, e))?;
+            params.0[*word..*word + 16].copy_from_slice(&encoded);
         }
         // SAFETY: the caller promises that the views are the operation's operands, which the strides and extents in the
         // parameters were made from.

@@ -319,18 +319,55 @@ impl Product<'_> {
 
     /// Tiles on Hopper's tensor cores.
     fn wide(&self, processors: usize) -> Option<Vec<Kernel>> {
-        let [_, m, _, _, groups] = self.sizes;
+        let [_, m, n, k, groups] = self.sizes;
         let entry = match self.types() {
             Some((DType::BF16, DType::BF16)) => "bf16_wide",
             Some((DType::F16, DType::F16)) => "f16_wide",
             _ => return None,
         };
         let rows = m.checked_div(groups).unwrap_or(m);
-        if rows <= 64 || self.w_scales == BLOCKS || !self.aligned(8) {
+        // A tensor map has no rows that repeat.
+        let repeats = |name| self.spec(name).is_some_and(|s| s.dim(1) > 1 && s.stride(1) == 0);
+        let served = self.aligned(8) && n <= i32::MAX as usize && !["x", "w", "up"].into_iter().any(repeats);
+        if rows <= 64 || self.w_scales == BLOCKS || !served {
             return None;
         }
-        let tile = (128, if self.spec("up").is_some() { 128 } else { 256 });
-        Some(self.tiles(Choice { family: "gemm.sm_90a", entry, tile }, 4 * (48 << 10), 64, processors))
+        let gated = self.spec("up").is_some();
+        let (down, steps) = (self.tiles_down(128), k.div_ceil(64));
+        let columns = |width: usize| if gated { width / 2 } else { width };
+        let blocks = |&(width, shares): &(usize, usize)| down * n.div_ceil(columns(width)) * shares;
+        // Nanoseconds, fitted to what was measured on an H200: of a step, of what follows the sums, of the shares' meeting.
+        let time = |tile: &(usize, usize)| {
+            let (width, shares) = *tile;
+            let step = (30 + width * 237 / 100).max(205);
+            let meeting = if shares > 1 { 4000 + 8 * width } else { 0 };
+            blocks(tile).div_ceil(processors) * (steps.div_ceil(shares) * step + 13 * width) + meeting
+        };
+        // Not every multiprocessor finds three others for a cluster.
+        let possible = |tile: &(usize, usize)| {
+            let room = if tile.1 == 4 { processors * 3 / 4 } else { processors };
+            tile.1 == 1 || groups == 0 && steps >= 4 * tile.1 && blocks(tile) <= room
+        };
+        let widths = (2..=16_usize).rev().map(|w| w * 16).filter(|w| !gated || w.is_multiple_of(64));
+        let all = widths.flat_map(|w| [1, 2, 4].map(|shares| (w, shares)));
+        let (width, shares) = all.filter(possible).min_by_key(time)?;
+        let (tiles, stage) = (down * n.div_ceil(columns(width)), (128 + width) * 128 + 16);
+        let staging = if self.direct() { 0 } else { 8 * 4096 };
+        let depth = (SHARED - staging) / stage;
+        let mut kernel = self.kernel("gemm.sm_90a", entry);
+        kernel.pair(u32::try_from(tiles).ok()?, width as u32);
+        kernel.pair(depth as u32, shares as u32);
+        kernel.map("x", 128);
+        kernel.map("w", if gated { 32 } else { width as u32 });
+        kernel.map("up", 32);
+        kernel.shared = depth * stage + staging;
+        (kernel.threads, kernel.cluster) = (384, shares as u32);
+        kernel.blocks = if shares > 1 { tiles * shares } else { tiles.min(processors) };
+        kernel.aligned = vec!["x", "w", "up"];
+        if self.direct() {
+            kernel.aligned.push("out");
+        }
+        Some(vec![kernel])
     }
 
     /// A kernel of tiles, and where few tiles share k among them, so that `blocks` of them fill the device, one that adds their sums.
@@ -359,6 +396,9 @@ impl Product<'_> {
         vec![main, sum]
     }
 }
+
+/// Bytes of shared memory that a block may have on Hopper, but what the driver keeps.
+const SHARED: usize = 226 << 10;
 
 /// The word of `splits` in `Args`: behind ten tensors, two extents, m, n, k, groups and batch.
 const SPLITS: usize = 10 * 8 + 7;

@@ -88,6 +88,28 @@ fn tiles_of_one_type() {
 }
 
 #[test]
+fn wide_tiles() {
+    // Whole and partial tiles, rows of 16 bytes and others, k shared by two and four, what follows the sums, gated pairs.
+    let both = |d| {
+        [
+            plain(d, d, d, 300, 520, 72),
+            plain(d, d, d, 66, 50, 392),
+            plain(d, d, F32, 130, 72, 1032),
+            whole(plain(d, d, d, 100, 200, 136)),
+            whole(plain(d, d, F32, 70, 24, 520)),
+        ]
+    };
+    let batched = Matmul::new(spec(BF16, &[2, 3, 70, 64]), spec(BF16, &[1, 3, 40, 64]), spec(BF16, &[2, 3, 70, 40]));
+    let w = spec(F16, &[2, 72, 136]);
+    let grouped = GroupedMatmul::new(spec(F16, &[200, 136]), w, spec(I32, &[3]), spec(F16, &[200, 72]));
+    let pairs = GroupedMatmul { up: Some(w), act: Activation::Silu, row_scale: Some(spec(F32, &[200])), ..grouped };
+    let products = both(BF16).into_iter().chain(both(F16)).chain([batched]).map(Op::from);
+    let names = kernels(products.chain([grouped, pairs].map(Op::from)));
+    let ran = names.iter().filter(|n| n.ends_with("_wide")).count();
+    assert_eq!(ran, 13, "{names:?}");
+}
+
+#[test]
 fn tiles_of_two_types() {
     let mut ops = vec![fast(plain(F32, BF16, F32, 20, 136, 72)), fast(plain(F16, IQ4_NL, F16, 12, 130, 640))];
     for w in [Q4_0, Q8_0, Q4_K, Q6_K] {

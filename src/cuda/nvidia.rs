@@ -12,14 +12,11 @@ use std::{
 };
 
 use cudarc::{
-    driver::{
-        CudaContext, CudaFunction, CudaGraph, CudaModule, CudaStream, DeviceRepr, DriverError, LaunchConfig,
-        PinnedHostSlice, PushKernelArg, result, sys,
-    },
+    driver::{CudaContext, CudaFunction, CudaGraph, CudaModule, CudaStream, DriverError, PinnedHostSlice, result, sys},
     nvrtc::Ptx,
 };
 
-use super::driver::{Driver, Failure, Function, Graph, Grid, Params};
+use super::driver::{Driver, Failure, Function, Graph, Grid, Params, TensorMap};
 
 /// CUDA 12.0: what the embedded PTX needs.
 const OLDEST_DRIVER: c_int = 12000;
@@ -112,9 +109,6 @@ impl From<DriverError> for Failure {
         }
     }
 }
-
-// SAFETY: plain words without padding.
-unsafe impl DeviceRepr for Params {}
 
 impl Nvidia {
     pub(super) fn open(context: Arc<CudaContext>) -> Result<Nvidia, DriverError> {
@@ -251,6 +245,29 @@ impl Driver for Nvidia {
         self.context.compute_capability().unwrap_or((8, 0))
     }
 
+    fn encode(&self, map: &TensorMap, address: u64) -> Result<[u64; 16], Failure> {
+        let mut encoded = Encoded([0; 16]);
+        // SAFETY: the four arrays have as many entries as four dimensions ask, and the map is as long and aligned as the driver's.
+        unsafe {
+            sys::cuTensorMapEncodeTiled(
+                (&raw mut encoded).cast(),
+                sys::CUtensorMapDataType::CU_TENSOR_MAP_DATA_TYPE_UINT16,
+                4,
+                address as *mut _,
+                map.extents.as_ptr(),
+                map.strides.as_ptr(),
+                [64, map.rows, 1, 1].as_ptr(),
+                [1; 4].as_ptr(),
+                sys::CUtensorMapInterleave::CU_TENSOR_MAP_INTERLEAVE_NONE,
+                sys::CUtensorMapSwizzle::CU_TENSOR_MAP_SWIZZLE_128B,
+                sys::CUtensorMapL2promotion::CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
+                sys::CUtensorMapFloatOOBfill::CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE,
+            )
+        }
+        .result()?;
+        Ok(encoded.0)
+    }
+
     fn sync(&self) -> Result<(), Failure> {
         self.drain(&mut self.lock())
     }
@@ -277,6 +294,10 @@ impl Driver for Nvidia {
     }
 }
 
+/// A tensor map, aligned as the driver writes it.
+#[repr(align(64))]
+struct Encoded([u64; 16]);
+
 #[derive(Debug)]
 struct Loaded {
     function: CudaFunction,
@@ -291,15 +312,26 @@ impl Function for Loaded {
             self.function.set_attribute(attribute, grid.shared as i32)?;
             self.shared.fetch_max(grid.shared, Ordering::Relaxed);
         }
-        let grid = LaunchConfig {
-            grid_dim: (grid.blocks, 1, 1),
-            block_dim: (grid.threads, 1, 1),
-            shared_mem_bytes: grid.shared,
-        };
         let recording = RECORDING.with_borrow(Clone::clone);
         let stream = recording.as_ref().unwrap_or(&self.stream);
-        // SAFETY: the caller's promise; memory is freed in this stream's order, so after the kernel.
-        unsafe { stream.launch_builder(&self.function).arg(params).launch(grid) }?;
+        stream.context().bind_to_thread()?;
+        // SAFETY: both are plain data, whose zero is valid.
+        let (mut attribute, mut config) =
+            unsafe { (std::mem::zeroed::<sys::CUlaunchAttribute>(), std::mem::zeroed::<sys::CUlaunchConfig>()) };
+        attribute.id = sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION;
+        attribute.value.clusterDim = sys::CUlaunchAttributeValue_union__bindgen_ty_1 { x: grid.cluster, y: 1, z: 1 };
+        (config.gridDimX, config.gridDimY, config.gridDimZ) = (grid.blocks, 1, 1);
+        (config.blockDimX, config.blockDimY, config.blockDimZ) = (grid.threads, 1, 1);
+        (config.sharedMemBytes, config.hStream) = (grid.shared, stream.cu_stream());
+        if grid.cluster > 1 {
+            (config.attrs, config.numAttrs) = (&raw mut attribute, 1);
+        }
+        // SAFETY: the caller's promise; the parameters are one struct; memory is freed in this stream's order, so after the kernel.
+        unsafe {
+            let mut args = [(&raw const *params).cast_mut().cast()];
+            sys::cuLaunchKernelEx(&config, self.function.cu_function(), args.as_mut_ptr(), std::ptr::null_mut())
+        }
+        .result()?;
         Ok(())
     }
 }

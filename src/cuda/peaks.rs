@@ -26,8 +26,9 @@ pub(super) fn measure(device: &Arc<Device>, modules: &Modules) -> Result<Peaks> 
     // Of `work` a block and step.
     let rate = |family, entry, work: u64| {
         let blocks = 4 * processors;
-        let run =
-            |steps| launch(device, modules, (family, entry), Grid { blocks, threads: 256, shared: 0 }, &from, steps);
+        let run = |steps| {
+            launch(device, modules, (family, entry), Grid { blocks, threads: 256, cluster: 1, shared: 0 }, &from, steps)
+        };
         let (mut steps, mut time) = (1, run(1)?);
         while time < LONG && steps < 1 << 30 {
             steps *= 4;
@@ -40,7 +41,7 @@ pub(super) fn measure(device: &Arc<Device>, modules: &Modules) -> Result<Peaks> 
         let best = (0..3).map(|_| measure()).collect::<Result<Vec<_>>>()?.into_iter().min().unwrap_or(LONG);
         Ok(bytes as f64 / best.as_secs_f64())
     };
-    let read = Grid { blocks: 4 * processors, threads: 512, shared: 0 };
+    let read = Grid { blocks: 4 * processors, threads: 512, cluster: 1, shared: 0 };
     let products = |entry, terms: u64| match device.driver.capability() >= (8, 0) {
         true => rate("peaks_products", entry, 8 * 8 * 2 * 16 * 8 * terms),
         false => Ok(0.0),

@@ -1,14 +1,18 @@
-//! One block: its warps, shared memory, barriers and copies under way.
+//! A cluster of blocks, mostly of one: their warps, shared memory, barriers and copies under way.
+//!
+//! An address of shared memory is a block's own offset, or, as `mapa` gives it, the offset in the block of a rank.
 
 use std::collections::{HashMap, VecDeque};
 
-use crate::{decode::*, memory::*, parse::*};
+use crate::{Grid, decode::*, memory::*, parse::*};
 
 pub(crate) struct Async {
-    pub(crate) dst: usize,
-    pub(crate) data: Result<(u64, usize), Vec<u8>>,
-    pub(crate) bar: Option<u64>,
+    pub(crate) to: (usize, usize), // block, and its byte
+    pub(crate) data: Vec<u8>,
+    pub(crate) bar: u64,
 }
+/// Where the rank of a block begins in an address of shared memory.
+const RANK: u32 = 24;
 pub(crate) struct MBar {
     pub(crate) exp: u32,
     pub(crate) pend: u32,
@@ -30,39 +34,36 @@ pub(crate) struct Warp {
     pub(crate) dirty: Vec<bool>,
     pub(crate) flight: Vec<u32>,
     pub(crate) group: u32,
+    pub(crate) registers: u32, // of a thread
+    /// The phase of the cluster's barrier that each lane arrived in.
+    pub(crate) arrived: [u32; 32],
 }
-pub(crate) struct Cta<'a> {
+pub(crate) struct Cluster<'a> {
     pub(crate) k: &'a Kernel,
     pub(crate) mem: &'a mut Mem,
     pub(crate) par: &'a [u8],
     pub(crate) ctaid: [u32; 3],
     pub(crate) ncta: [u32; 3],
     pub(crate) ntid: u32,
-    pub(crate) sm: Vec<u8>,
+    pub(crate) warps: usize,     // of a block
+    pub(crate) sm: Vec<Vec<u8>>, // of each block
     pub(crate) w: Vec<Warp>,
     pub(crate) mb: HashMap<u64, MBar>,
     pub(crate) tma: VecDeque<Async>,
-    pub(crate) bars: [(u32, u32); 16],
+    pub(crate) bars: Vec<[(u32, u32); 16]>,
+    pub(crate) met: (u32, u32), // of the cluster's barrier: threads that arrived, phases behind
     pub(crate) steps: u64,
     pub(crate) prog: u64,
     pub(crate) seed: u64,
     pub(crate) sh: Vec<[u32; 4]>,
     pub(crate) epoch: u32,
 }
-impl<'a> Cta<'a> {
-    pub(crate) fn new(
-        k: &'a Kernel,
-        mem: &'a mut Mem,
-        par: &'a [u8],
-        ctaid: [u32; 3],
-        ncta: [u32; 3],
-        ntid: u32,
-        dynsm: usize,
-        seed: u64,
-    ) -> Self {
-        let w = (0..ntid.div_ceil(32))
+impl<'a> Cluster<'a> {
+    pub(crate) fn new(k: &'a Kernel, mem: &'a mut Mem, par: &'a [u8], ctaid: [u32; 3], grid: Grid, seed: u64) -> Self {
+        let (ntid, warps, smem) = (grid.threads, grid.threads.div_ceil(32), k.smem_static + grid.shared);
+        let w = (0..warps * grid.cluster)
             .map(|i| {
-                let n = (ntid - i * 32).min(32);
+                let n = (ntid - i % warps * 32).min(32);
                 Warp {
                     r: vec![0xdead_beef_dead_beef; k.nregs as usize * 32],
                     pc: [0; 32],
@@ -77,25 +78,29 @@ impl<'a> Cta<'a> {
                     dirty: vec![false; if k.wgmma { k.nregs as usize } else { 0 }],
                     flight: vec![0; if k.wgmma { k.nregs as usize } else { 0 }],
                     group: 1,
+                    registers: registers_at_first(ntid),
+                    arrived: [0; 32],
                 }
             })
             .collect();
-        Cta {
+        Cluster {
             k,
             mem,
             par,
             ctaid,
-            ncta,
+            ncta: grid.blocks,
             ntid,
-            sm: vec![0xff; k.smem_static + dynsm],
+            warps: warps as usize,
+            sm: vec![vec![0xff; smem]; grid.cluster as usize],
             w,
             mb: HashMap::new(),
             tma: VecDeque::new(),
-            bars: [(0, 0); 16],
+            bars: vec![[(0, 0); 16]; grid.cluster as usize],
+            met: (0, 0),
             steps: 0,
             prog: 0,
             seed: seed ^ (ctaid[0] as u64) << 20 ^ (ctaid[1] as u64) << 40 | 1,
-            sh: vec![[u32::MAX; 4]; (k.smem_static + dynsm) / 4 + 1],
+            sh: vec![[u32::MAX; 4]; smem / 4 + 1],
             epoch: 0,
         }
     }
@@ -118,10 +123,9 @@ impl<'a> Cta<'a> {
             if self.rnd().is_multiple_of(4) || self.prog == before {
                 let at = if self.tma.is_empty() { 0 } else { self.rnd() as usize % self.tma.len() };
                 if let Some(a) = self.tma.remove(at) {
-                    let Err(data) = a.data else { unreachable!() };
-                    self.sm[a.dst..a.dst + data.len()].copy_from_slice(&data);
-                    let n = data.len() as i64;
-                    self.mb_tx(a.bar.unwrap(), -n, 0);
+                    let (block, at) = a.to;
+                    self.sm[block][at..at + a.data.len()].copy_from_slice(&a.data);
+                    self.mb_tx(a.bar, -(a.data.len() as i64), 0);
                     prog = true;
                 }
             }
@@ -147,7 +151,7 @@ impl<'a> Cta<'a> {
     }
     /// shared-memory race check (kernels without mbarriers): two warps, same barrier epoch, same word, at least one write
     pub(crate) fn touch(&mut self, a: usize, n: usize, wi: usize, write: bool) {
-        if !self.mb.is_empty() {
+        if !self.mb.is_empty() || self.sm.len() > 1 {
             return;
         }
         let (e, w) = (self.epoch, wi as u32);
@@ -174,7 +178,7 @@ impl<'a> Cta<'a> {
     /// As `touch`, of an atomic addition: these do not race among themselves. Writer `ATOMIC` stands for all of them.
     pub(crate) fn touch_atomic(&mut self, a: usize, n: usize, wi: usize) {
         const ATOMIC: u32 = u32::MAX - 1;
-        if !self.mb.is_empty() {
+        if !self.mb.is_empty() || self.sm.len() > 1 {
             return;
         }
         let (e, w) = (self.epoch, wi as u32);
@@ -198,7 +202,7 @@ impl<'a> Cta<'a> {
                 (match *s {
                     "tid" => {
                         if *ax == 0 {
-                            wi as u32 * 32 + l as u32
+                            (wi % self.warps * 32 + l) as u32
                         } else {
                             0
                         }
@@ -210,10 +214,11 @@ impl<'a> Cta<'a> {
                             1
                         }
                     }
-                    "ctaid" => self.ctaid[*ax as usize],
+                    "ctaid" => self.ctaid[*ax as usize] + if *ax == 0 { (wi / self.warps) as u32 } else { 0 },
+                    "cluster_ctarank" => (wi / self.warps) as u32,
                     "nctaid" => self.ncta[*ax as usize],
                     "laneid" => l as u32,
-                    _ => wi as u32,
+                    _ => (wi % self.warps) as u32,
                 }) as u64
             }
             _ => panic!("value operand {a:?}"),
@@ -246,11 +251,28 @@ impl<'a> Cta<'a> {
             _ => (sp, a),
         };
         let r = match sp {
-            Sp::Shared => self.sm.get_mut(a as usize..a as usize + n),
+            Sp::Shared => {
+                let (block, at) = self.shared(wi, a);
+                self.sm[block].get_mut(at..at + n)
+            }
             Sp::Local => self.w[wi].local[l].get_mut(a as usize..a as usize + n),
             _ => self.mem.at(a, n),
         };
         r.unwrap_or_else(|| panic!("out-of-bounds {n}-byte access at {a:#x} ({sp:?}) thread {}", wi * 32 + l))
+    }
+    /// The block and byte that an address of shared memory means to a warp.
+    pub(crate) fn shared(&self, wi: usize, a: u64) -> (usize, usize) {
+        let (rank, at) = ((a >> RANK & 0xff) as usize, (a & ((1 << RANK) - 1)) as usize);
+        (if rank == 0 { wi / self.warps } else { rank - 1 }, at)
+    }
+    /// A byte of a block, the same for all warps.
+    pub(crate) fn of_block(block: usize, at: usize) -> u64 {
+        (block as u64 + 1) << RANK | at as u64
+    }
+    /// What an mbarrier is known by.
+    pub(crate) fn barrier(&self, wi: usize, a: u64) -> u64 {
+        let (block, at) = self.shared(wi, a);
+        Self::of_block(block, at)
     }
     pub(crate) fn mb_tx(&mut self, a: u64, tx: i64, arrive: u32) {
         let m = self.mb.get_mut(&a).expect("mbarrier not initialised");
@@ -262,20 +284,38 @@ impl<'a> Cta<'a> {
         }
     }
     pub(crate) fn bar_check(&mut self) {
+        for block in 0..self.sm.len() {
+            let own = block * self.warps..(block + 1) * self.warps;
+            let live: u32 = self.w[own.clone()].iter().map(|w| w.live.count_ones()).sum();
+            for id in 0..16 {
+                let (c, n) = self.bars[block][id];
+                if c > 0 && c >= if n > 0 { n } else { live } {
+                    self.bars[block][id] = (0, 0);
+                    self.epoch += 1;
+                    self.release(own.clone(), id as u8);
+                }
+            }
+        }
         let live: u32 = self.w.iter().map(|w| w.live.count_ones()).sum();
-        for id in 0..16 {
-            let (c, n) = self.bars[id];
-            if c > 0 && c >= if n > 0 { n } else { live } {
-                self.bars[id] = (0, 0);
-                self.epoch += 1;
-                for w in &mut self.w {
-                    for l in 0..32 {
-                        if w.wait >> l & 1 == 1 && w.wbar[l] == id as u8 {
-                            w.wait &= !(1 << l)
-                        }
-                    }
+        if self.met.0 > 0 && self.met.0 >= live {
+            self.met = (0, self.met.1 + 1);
+            self.release(0..self.w.len(), CLUSTER);
+        }
+    }
+    /// Lanes of some warps that wait at a barrier go on.
+    fn release(&mut self, warps: std::ops::Range<usize>, barrier: u8) {
+        for w in &mut self.w[warps] {
+            for l in 0..32 {
+                if w.wait >> l & 1 == 1 && w.wbar[l] == barrier {
+                    w.wait &= !(1 << l)
                 }
             }
         }
     }
 }
+/// The registers of a thread that the most threads of a block can have.
+pub(crate) fn registers_at_first(threads: u32) -> u32 {
+    (65536 / threads.next_multiple_of(32) / 8 * 8).min(255)
+}
+/// The cluster's barrier among a block's 16.
+pub(crate) const CLUSTER: u8 = 16;

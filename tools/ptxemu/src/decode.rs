@@ -33,12 +33,16 @@ pub enum K {
     Bra,
     Bar,
     BarWarp,
+    ClusterArrive,
+    ClusterWait,
+    Mapa,
     Ret,
     Shfl,
     Vote,
     Atom,
     Prmt,
     Bfe,
+    Shf,
     Bfi,
     Lop3,
     Dp4a,
@@ -64,6 +68,7 @@ pub enum K {
     WgFence,
     WgCommit,
     WgWait,
+    Registers,
     Nop,
 }
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -184,6 +189,11 @@ pub fn decode(s: &str) -> Op {
         "bra" => K::Bra,
         "ret" | "exit" => K::Ret,
         "prmt" => K::Prmt,
+        "shf" => {
+            assert!(has("wrap"), "shift not supported: {s}");
+            o.flag = has("r") as u8;
+            K::Shf
+        }
         "bfe" => K::Bfe,
         "bfi" => K::Bfi,
         "lop3" => K::Lop3,
@@ -226,7 +236,18 @@ pub fn decode(s: &str) -> Op {
             K::Cvta
         }
         "bar" | "barrier" if has("warp") => K::BarWarp,
-        "bar" | "barrier" => K::Bar,
+        "barrier" if has("cluster") => {
+            if has("arrive") {
+                K::ClusterArrive
+            } else {
+                K::ClusterWait
+            }
+        }
+        "bar" | "barrier" => {
+            o.flag = has("arrive") as u8;
+            K::Bar
+        }
+        "mapa" => K::Mapa,
         "shfl" => {
             o.flag = ["bfly", "down", "up", "idx"].iter().position(|x| has(x)).unwrap() as u8;
             K::Shfl
@@ -270,7 +291,8 @@ pub fn decode(s: &str) -> Op {
         "cp" if has("wait_group") => K::CpWait,
         "cp" if has("wait_all") => K::CpWaitAll,
         "cp" if has("tensor") => {
-            assert!(has("2d"));
+            assert!(!has("bulk_group") && ["1d", "2d", "3d", "4d"].into_iter().any(has), "copy not supported: {s}");
+            o.flag = has("multicast::cluster") as u8;
             K::Tma
         }
         "cp" => K::CpAsync,
@@ -295,7 +317,8 @@ pub fn decode(s: &str) -> Op {
         "wgmma" if p[1] == "fence" => K::WgFence,
         "wgmma" if p[1] == "commit_group" => K::WgCommit,
         "wgmma" if p[1] == "wait_group" => K::WgWait,
-        "fence" | "membar" | "setmaxnreg" | "griddepcontrol" => K::Nop,
+        "setmaxnreg" => K::Registers,
+        "fence" | "membar" | "griddepcontrol" => K::Nop,
         _ => panic!("opcode not supported: {s}"),
     };
     let cut = o.k == K::Add && o.t == T::F32 && has("rz");

@@ -12,12 +12,14 @@ mod memory;
 mod mma;
 mod parse;
 mod step;
+mod tensor_map;
 mod value;
 mod wgmma;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 pub use memory::Mem as Memory;
+pub use tensor_map::TensorMap;
 
 /// The kernels of a PTX file.
 pub struct Module(parse::File);
@@ -27,6 +29,8 @@ pub struct Module(parse::File);
 pub struct Grid {
     pub blocks: [u32; 3],
     pub threads: u32,
+    /// Blocks of a cluster, which divides the first dimension of `blocks`; 1: none.
+    pub cluster: u32,
     /// Bytes of shared memory beyond what the kernel declares.
     pub shared: usize,
 }
@@ -59,12 +63,13 @@ impl Module {
         memory.bufs.push((memory::GLW, self.0.globals.clone()));
         let ran = guarded(|| {
             let (mut steps, [nx, ny, nz]) = (0, grid.blocks);
-            for block in 0..nx as u64 * ny as u64 * nz as u64 {
+            assert!(grid.cluster > 0 && nx.is_multiple_of(grid.cluster), "{nx} blocks in clusters of {}", grid.cluster);
+            for block in (0..nx as u64 * ny as u64 * nz as u64).step_by(grid.cluster as usize) {
                 let at = [block % nx as u64, block / nx as u64 % ny as u64, block / (nx as u64 * ny as u64)]
                     .map(|i| i as u32);
-                let mut cta = cta::Cta::new(kernel, memory, params, at, grid.blocks, grid.threads, grid.shared, seed);
-                cta.run();
-                steps += cta.steps;
+                let mut cluster = cta::Cluster::new(kernel, memory, params, at, grid, seed);
+                cluster.run();
+                steps += cluster.steps;
             }
             steps
         });

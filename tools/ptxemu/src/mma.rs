@@ -2,7 +2,7 @@
 
 use crate::{cta::*, decode::*, parse::*, value::*};
 
-impl Cta<'_> {
+impl Cluster<'_> {
     pub(crate) fn mma(&mut self, wi: usize, ins: &Ins) {
         let [Arg::Vec(ds), Arg::Vec(aa), Arg::Vec(bb), Arg::Vec(cc)] = &ins.args[..4] else {
             panic!("four fragments expected: {}", ins.text)

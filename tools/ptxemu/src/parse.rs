@@ -336,7 +336,7 @@ fn arg(
     if let Some(r) = a.strip_prefix('!') {
         return Arg::NotReg(reg(r).unwrap());
     }
-    for s in ["tid", "ntid", "ctaid", "nctaid", "laneid", "warpid"] {
+    for s in ["tid", "ntid", "ctaid", "nctaid", "laneid", "warpid", "cluster_ctarank"] {
         if let Some(r) = a.strip_prefix('%') {
             if r == s {
                 return Arg::Sreg(s, 0);

@@ -2,7 +2,7 @@
 
 use crate::{cta::*, decode::*, memory::*, parse::*, value::*};
 
-impl Cta<'_> {
+impl Cluster<'_> {
     /// one instruction of one warp; false = the warp cannot advance now
     pub(crate) fn step(&mut self, wi: usize) -> bool {
         let w = &mut self.w[wi];
@@ -45,6 +45,15 @@ impl Cta<'_> {
         }
         match o.k {
             K::Nop => {}
+            K::Registers => {
+                let block = wi / self.warps;
+                self.w[wi].registers = self.v(wi, 0, &a[0]) as u32;
+                let held: u32 = self.w[block * self.warps..(block + 1) * self.warps].iter().map(|w| w.registers).sum();
+                let begun = registers_at_first(self.ntid) * self.warps as u32;
+                // What others are yet to give back may still be taken: wrong is what remains when all have asked.
+                let unasked = self.w.iter().any(|w| w.registers == registers_at_first(self.ntid));
+                assert!(unasked || held <= begun, "{held} registers of {begun}: {}", ins.text);
+            }
             K::WgFence => self.w[wi].dirty.fill(false),
             K::WgCommit => self.w[wi].group += 1,
             K::WgWait => {
@@ -64,15 +73,37 @@ impl Cta<'_> {
             K::Bar => {
                 let id = self.v(wi, 0, &a[0]) as usize;
                 let n = if a.len() > 1 { self.v(wi, 0, &a[1]) as u32 } else { 0 };
-                self.bars[id].0 += m.count_ones();
-                self.bars[id].1 = n;
-                self.w[wi].wait |= m;
-                for l in lanes(m) {
-                    self.w[wi].wbar[l] = id as u8
+                let bar = &mut self.bars[wi / self.warps][id];
+                *bar = (bar.0 + m.count_ones(), n);
+                if o.flag == 0 {
+                    self.w[wi].wait |= m;
+                    for l in lanes(m) {
+                        self.w[wi].wbar[l] = id as u8
+                    }
                 }
                 self.bar_check()
             }
             K::BarWarp => {}
+            K::ClusterArrive => {
+                for l in lanes(m) {
+                    self.w[wi].arrived[l] = self.met.1;
+                }
+                self.met.0 += m.count_ones();
+                self.bar_check()
+            }
+            K::ClusterWait => {
+                for l in lanes(m).filter(|&l| self.w[wi].arrived[l] == self.met.1).collect::<Vec<_>>() {
+                    self.w[wi].wait |= 1 << l;
+                    self.w[wi].wbar[l] = CLUSTER
+                }
+            }
+            K::Mapa => {
+                for l in lanes(m) {
+                    let (at, rank) = (self.shared(wi, self.v(wi, l, &a[1])).1, self.v(wi, l, &a[2]) as usize);
+                    assert!(rank < self.sm.len(), "no block of rank {rank}: {}", ins.text);
+                    self.set(wi, l, &a[0], Self::of_block(rank, at))
+                }
+            }
             K::Mov if matches!(a[0], Arg::Vec(_)) || matches!(a.get(1), Some(Arg::Vec(_))) => {
                 for l in lanes(m) {
                     // pack / unpack
@@ -234,6 +265,11 @@ impl Cta<'_> {
                 let (ma, va) = if o.k == K::Ld { (&a[1], &a[0]) } else { (&a[0], &a[1]) };
                 for l in lanes(m) {
                     let ad = self.addr(wi, l, ma);
+                    let param = match o.sp {
+                        Sp::Param => Some(ad),
+                        Sp::Gen if o.k == K::Ld && (PAW..LOW).contains(&ad) => Some(ad - PAW),
+                        _ => None,
+                    };
                     let one;
                     let regs: &[Arg] = if let Arg::Vec(v) = va {
                         v
@@ -241,7 +277,7 @@ impl Cta<'_> {
                         one = [va.clone()];
                         &one
                     };
-                    if o.sp == Sp::Param {
+                    if let Some(ad) = param {
                         let b = self.par;
                         for (i, r) in regs.iter().enumerate() {
                             let mut t8 = [0; 8];
@@ -336,6 +372,14 @@ impl Cta<'_> {
                         acc | (if n & 8 != 0 { if b & 128 != 0 { 255 } else { 0 } } else { b }) << (8 * i)
                     });
                     self.set(wi, l, &a[0], v)
+                }
+            }
+            K::Shf => {
+                for l in lanes(m) {
+                    let (low, high, n) = (self.v(wi, l, &a[1]), self.v(wi, l, &a[2]), self.v(wi, l, &a[3]) & 31);
+                    let pair = zx(low, 4) | high << 32;
+                    let v = if o.flag == 1 { pair >> n } else { pair << n >> 32 };
+                    self.set(wi, l, &a[0], zx(v, 4))
                 }
             }
             K::Bfe => {
@@ -448,7 +492,7 @@ impl Cta<'_> {
                             if cnt > 0 {
                                 v[..cnt].copy_from_slice(self.mem.at(src, cnt).unwrap())
                             }
-                            self.sm[dst..dst + n].copy_from_slice(&v);
+                            self.sm[wi / self.warps][dst..dst + n].copy_from_slice(&v);
                             self.touch(dst, n, wi, true)
                         }
                     }
@@ -456,25 +500,25 @@ impl Cta<'_> {
             }
             K::MbInit => {
                 for l in lanes(m) {
-                    let (ad, n) = (self.addr(wi, l, &a[0]), self.v(wi, l, &a[1]) as u32);
+                    let (ad, n) = (self.barrier(wi, self.addr(wi, l, &a[0])), self.v(wi, l, &a[1]) as u32);
                     self.mb.insert(ad, MBar { exp: n, pend: n, tx: 0, ph: 0 });
                 }
             }
             K::MbArrive => {
                 for l in lanes(m) {
-                    let ad = self.addr(wi, l, &a[1]);
+                    let ad = self.barrier(wi, self.addr(wi, l, &a[1]));
                     self.mb_tx(ad, 0, 1)
                 }
             }
             K::MbExpect => {
                 for l in lanes(m) {
-                    let (ad, n) = (self.addr(wi, l, &a[1]), self.v(wi, l, &a[2]) as i64);
+                    let (ad, n) = (self.barrier(wi, self.addr(wi, l, &a[1])), self.v(wi, l, &a[2]) as i64);
                     self.mb_tx(ad, n, 1)
                 }
             }
             K::MbTry => {
                 for l in lanes(m) {
-                    let (ad, p) = (self.addr(wi, l, &a[1]), self.v(wi, l, &a[2]) as u32 & 1);
+                    let (ad, p) = (self.barrier(wi, self.addr(wi, l, &a[1])), self.v(wi, l, &a[2]) as u32 & 1);
                     let r = self.mb.get(&ad).expect("mbarrier not initialised").ph != p;
                     self.prog += r as u64;
                     self.set(wi, l, &a[0], r as u64);
@@ -482,36 +526,21 @@ impl Cta<'_> {
             }
             K::Tma => {
                 for l in lanes(m) {
-                    // map = our own 128-byte encoding: base,d0,d1,stride1,box0,box1,elem,swizzle(bytes)
-                    let (dst, bar) = (self.addr(wi, l, &a[0]) as usize, self.addr(wi, l, &a[2]));
-                    let Arg::Mem2(mp, xy) = &a[1] else { panic!() };
-                    let mo = (self.v(wi, l, mp) - PAW) as usize;
-                    assert!(mo.is_multiple_of(64));
-                    let q: Vec<u64> =
-                        (0..8).map(|i| u64::from_le_bytes(self.par[mo + i * 8..][..8].try_into().unwrap())).collect();
-                    let (x0, y0) = (self.v(wi, l, &xy[0]) as i32 as i64, self.v(wi, l, &xy[1]) as i32 as i64);
-                    let (b0, b1, es) = (q[4] as usize, q[5] as usize, q[6] as usize);
-                    let mut data = vec![0u8; b0 * b1 * es];
-                    for y in 0..b1 {
-                        for x in 0..b0 {
-                            let (gx, gy) = (x0 + x as i64, y0 + y as i64);
-                            if gx >= 0 && gy >= 0 && (gx as u64) < q[1] && (gy as u64) < q[2] {
-                                let s = self
-                                    .mem
-                                    .at(q[0] + gy as u64 * q[3] + gx as u64 * es as u64, es)
-                                    .expect("TMA source")
-                                    .to_vec();
-                                let mut off = y * b0 * es + x * es;
-                                if q[7] == 128 {
-                                    assert!(b0 * es == 128 && dst.is_multiple_of(1024));
-                                    off ^= (off >> 7 & 7) << 4
-                                }
-                                data[off..off + es].copy_from_slice(&s)
-                            }
-                        }
+                    let (map, at) = self.tensor_map(wi, l, &a[1]);
+                    let (block, dst) = self.shared(wi, self.addr(wi, l, &a[0]));
+                    let (of, bar) = self.shared(wi, self.addr(wi, l, &a[2]));
+                    assert!(block == of, "a copy and its barrier in two blocks: {}", ins.text);
+                    let blocks = if o.flag == 1 { self.v(wi, l, &a[3]) } else { 1 << block };
+                    let mut data = vec![0u8; map.bytes()];
+                    let n = map.element as usize;
+                    map.each(at, dst, |from, to| {
+                        data[to..to + n].copy_from_slice(self.mem.at(from, n).expect("TMA source"))
+                    });
+                    for block in (0..self.sm.len()).filter(|b| blocks >> b & 1 == 1) {
+                        self.sm[block][dst..dst + data.len()].fill(0xff);
+                        let bar = Self::of_block(block, bar);
+                        self.tma.push_back(Async { to: (block, dst), data: data.clone(), bar })
                     }
-                    self.sm[dst..dst + data.len()].fill(0xff);
-                    self.tma.push_back(Async { dst, data: Err(data), bar: Some(bar) })
                 }
             }
             K::Wgmma => {

@@ -2,23 +2,24 @@
 
 use crate::{cta::*, decode::*, parse::*, value::*};
 
-impl Cta<'_> {
+impl Cluster<'_> {
     /// One product of four warps, at once: that it is asynchronous shows in `product_begins`.
     pub(crate) fn wgmma(&mut self, g: usize, ins: &Ins) {
         let [_, n, _] = ins.op.m;
         let Arg::Vec(ds) = &ins.args[0] else { panic!() };
         let (da, db) = (self.v(g, 0, &ins.args[1]), self.v(g, 0, &ins.args[2]));
         let scale = self.v(g, 0, &ins.args[3]) & 1;
-        let rd = |me: &Self, dsc: u64, r: usize, k: usize| {
+        let sm = &self.sm[g / self.warps];
+        let rd = |dsc: u64, r: usize, k: usize| {
             let (st, sbo, sw) = ((dsc & 0x3fff) << 4, (dsc >> 32 & 0x3fff) << 4, dsc >> 62);
             assert!(sw == 1, "only 128B swizzle, K-major");
             let mut a = st as usize + r / 8 * sbo as usize + r % 8 * 128 + k * 2;
             a ^= (a >> 7 & 7) << 4;
-            let v = u16::from_le_bytes([me.sm[a], me.sm[a + 1]]);
+            let v = u16::from_le_bytes([sm[a], sm[a + 1]]);
             if ins.op.t == T::BF16 { b2f(v) } else { h2f(v) }
         };
-        let ma: Vec<[f32; 16]> = (0..64).map(|r| std::array::from_fn(|k| rd(self, da, r, k))).collect();
-        let mb: Vec<[f32; 16]> = (0..n as usize).map(|r| std::array::from_fn(|k| rd(self, db, r, k))).collect();
+        let ma: Vec<[f32; 16]> = (0..64).map(|r| std::array::from_fn(|k| rd(da, r, k))).collect();
+        let mb: Vec<[f32; 16]> = (0..n as usize).map(|r| std::array::from_fn(|k| rd(db, r, k))).collect();
         for w in 0..4 {
             for l in 0..32 {
                 for (i, d) in ds.iter().enumerate() {
@@ -40,7 +41,7 @@ impl Warp {
     }
 }
 
-impl Cta<'_> {
+impl Cluster<'_> {
     /// The accumulators of a product must be fenced if they were touched, and belong to the product until it is waited for.
     pub(crate) fn product_begins(&mut self, wi: usize, ins: &Ins) {
         let Arg::Vec(accumulators) = &ins.args[0] else { panic!("accumulators expected: {}", ins.text) };

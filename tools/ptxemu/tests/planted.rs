@@ -21,7 +21,7 @@ fn run(body: &str, threads: u32) -> Vec<Result<Vec<u32>, String>> {
     let one = |seed: u64| {
         let mut memory = Memory::default();
         let at = memory.alloc((0..64u32).flat_map(|i| (i + 1).to_le_bytes()).collect());
-        let grid = Grid { blocks: [1, 1, 1], threads, shared: 0 };
+        let grid = Grid { blocks: [1, 1, 1], threads, cluster: 1, shared: 0 };
         module.launch("k", &mut memory, &at.to_le_bytes(), grid, seed.wrapping_mul(0x9e37_79b9_7f4a_7c15))?;
         let bytes = memory.at(at, 256).ok_or("no buffer")?;
         Ok(bytes.chunks(4).map(|c| u32::from_le_bytes([c[0], c[1], c[2], c[3]])).collect())
@@ -65,7 +65,7 @@ fn memory_given_back() {
     let mut memory = Memory::default();
     let at = memory.alloc(vec![0; 256]);
     memory.free(at);
-    let grid = Grid { blocks: [1, 1, 1], threads: 32, shared: 0 };
+    let grid = Grid { blocks: [1, 1, 1], threads: 32, cluster: 1, shared: 0 };
     assert!(module.launch("k", &mut memory, &at.to_le_bytes(), grid, 1).is_err());
 }
 
@@ -77,7 +77,7 @@ fn arrays_of_the_file() {
         let text = text(body).replace(".visible", ".global .align 2 .b8 t[8] = {1, 0, 2, 1, 3};\n.visible");
         let (module, mut memory) = (Module::new(&text).expect("parses"), Memory::default());
         let at = memory.alloc(vec![0; 256]);
-        let grid = Grid { blocks: [1, 1, 1], threads, shared: 0 };
+        let grid = Grid { blocks: [1, 1, 1], threads, cluster: 1, shared: 0 };
         module.launch("k", &mut memory, &at.to_le_bytes(), grid, 1).map(|_| memory.at(at, 16).map(|b| b.to_vec()))
     };
     let words = [1u32, 258, 3, 0].iter().flat_map(|w| w.to_le_bytes()).collect::<Vec<u8>>();
@@ -147,4 +147,90 @@ fn products_without_fence_or_wait() {
     caught(&with("", wait), 128, "wgmma.fence");
     caught(&with(fence, ""), 128, "wgmma.wait_group");
     caught(&with(fence, "wgmma.wait_group.sync.aligned 1;"), 128, "wgmma.wait_group");
+}
+
+/// Two blocks of 32 threads that meet: each reads what the other wrote to its shared memory.
+fn exchange(cluster: u32, meet: &str) -> Vec<Result<Vec<u32>, String>> {
+    let body = format!(
+        "mov.u32 %r7, %cluster_ctarank; mov.u32 %r8, %ctaid.x; xor.b32 %r9, %r7, 1; shl.b32 %r4, %r8, 8; add.s32 %r4, %r4, %r1;\n\
+         st.shared.u32 [%r3], %r4; {meet}\nmapa.shared::cluster.u32 %r5, %r3, %r9; ld.shared::cluster.u32 %r6, [%r5];\n\
+         mul.wide.u32 %rd3, %r8, 128; add.s64 %rd2, %rd2, %rd3; st.global.u32 [%rd2], %r6;"
+    );
+    let module = Module::new(&text(&body)).expect("parses");
+    let one = |seed: u64| {
+        let mut memory = Memory::default();
+        let at = memory.alloc(vec![0; 256]);
+        let grid = Grid { blocks: [2, 1, 1], threads: 32, cluster, shared: 0 };
+        module.launch("k", &mut memory, &at.to_le_bytes(), grid, seed.wrapping_mul(0x9e37_79b9_7f4a_7c15))?;
+        let bytes = memory.at(at, 256).ok_or("no buffer")?;
+        Ok(bytes.chunks(4).map(|c| u32::from_le_bytes([c[0], c[1], c[2], c[3]])).collect())
+    };
+    (1..9).map(one).collect()
+}
+
+#[test]
+fn clusters() {
+    let meet = "barrier.cluster.arrive.release; barrier.cluster.wait.acquire;";
+    let swapped: Vec<u32> = (256..288).chain(0..32).collect();
+    assert!(exchange(2, meet).into_iter().all(|r| r.as_ref() == Ok(&swapped)));
+    assert!(exchange(1, meet).into_iter().all(|r| r.is_err()), "no second block to read from");
+    assert!(exchange(2, "").into_iter().any(|r| r.as_ref() != Ok(&swapped)), "blocks that do not wait for each other");
+}
+
+#[test]
+fn tensors_copied_to_a_cluster() {
+    // A box of 4 rows of 128 bytes from row 1 of a tensor of 3: rows 1 and 2, then zeros, swizzled; to both blocks.
+    let map = ptxemu::TensorMap {
+        address: 0,
+        extents: [64, 3, 2, 1],
+        strides: [128, 384, 768],
+        rows: 4,
+        columns: 64,
+        element: 2,
+        swizzled: true,
+    };
+    let text = ".version 8.0\n.target sm_90a\n.address_size 64\n.visible .entry k(.param .align 64 .b8 p[192])\n{\n\
+         .reg .pred %p<4>; .reg .b16 %h<2>; .reg .b32 %r<16>; .reg .b64 %rd<16>;\n.shared .align 1024 .b8 s[1024];\n.shared .align 8 .b8 m[8];\n\
+         mov.u64 %rd1, p; cvta.param.u64 %rd2, %rd1; ld.param.u64 %rd3, [p+128]; mov.u32 %r1, %tid.x; mov.u32 %r2, s; mov.u32 %r3, m;\n\
+         mov.u32 %r4, %cluster_ctarank; setp.ne.u32 %p1, %r1, 0; mov.u16 %h1, 3;\n\
+         @!%p1 mbarrier.init.shared::cta.b64 [%r3], 1; @!%p1 mbarrier.arrive.expect_tx.shared::cta.b64 _, [%r3], 512;\n\
+         barrier.cluster.arrive.release; barrier.cluster.wait.acquire; setp.eq.u32 %p2, %r4, 0; @%p1 bra W; @!%p2 bra W;\n\
+         cp.async.bulk.tensor.4d.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::cluster [%r2], [%rd2, {0, 1, 1, 0}], [%r3], %h1;\n\
+         W: mbarrier.try_wait.parity.shared::cta.b64 %p3, [%r3], 0; @!%p3 bra W;\n\
+         shl.b32 %r5, %r1, 4; add.s32 %r5, %r2, %r5; ld.shared.v4.u32 {%r6, %r7, %r8, %r9}, [%r5];\n\
+         mul.wide.u32 %rd4, %r4, 512; mul.wide.u32 %rd5, %r1, 16; add.s64 %rd3, %rd3, %rd4; add.s64 %rd3, %rd3, %rd5;\n\
+         st.global.v4.u32 [%rd3], {%r6, %r7, %r8, %r9}; barrier.cluster.arrive.release; barrier.cluster.wait.acquire;\nret;\n}\n";
+    let module = Module::new(text).expect("parses");
+    for seed in 1..9u64 {
+        let mut memory = Memory::default();
+        let values: Vec<u16> = (0..2 * 3 * 64).collect();
+        let from = memory.alloc(values.iter().flat_map(|v| v.to_le_bytes()).collect());
+        let to = memory.alloc(vec![0xff; 1024]);
+        let mut params: Vec<u8> =
+            ptxemu::TensorMap { address: from, ..map }.encoded().iter().flat_map(|w| w.to_le_bytes()).collect();
+        params.extend([to, 0, 0, 0, 0, 0, 0, 0].iter().flat_map(|w| w.to_le_bytes()));
+        let grid = Grid { blocks: [2, 1, 1], threads: 32, cluster: 2, shared: 0 };
+        module.launch("k", &mut memory, &params, grid, seed * 77).expect("runs");
+        let got: Vec<u16> =
+            memory.at(to, 1024).expect("it").chunks(2).map(|c| u16::from_le_bytes([c[0], c[1]])).collect();
+        for (i, &v) in got.iter().enumerate() {
+            let (row, chunk, inside) = (i % 256 / 64, i % 64 / 8, i % 8);
+            let column = (chunk ^ row) * 8 + inside;
+            let want = if row < 2 { 192 + (row + 1) * 64 + column } else { 0 };
+            assert_eq!(v as usize, want, "element {i}");
+        }
+    }
+}
+
+#[test]
+fn more_registers_than_there_are() {
+    // Three warpgroups begin with 168 registers a thread.
+    let split = |down: u32, up: u32| {
+        format!(
+            "setp.lt.u32 %p1, %r1, 128; @%p1 bra D; setmaxnreg.inc.sync.aligned.u32 {up}; bra E;\n\
+             D: setmaxnreg.dec.sync.aligned.u32 {down};\nE:"
+        )
+    };
+    runs(&split(56, 224), 384);
+    caught(&split(64, 224), 384, "registers");
 }
