@@ -4,21 +4,15 @@
 // time, each group of lanes with a running maximum and sum of its own. The parts' results lie in scratch memory, and
 // the last block of a row to finish puts them together, in their order: reproducible.
 //
-// Floor: the bytes of k and v over the bandwidth. Estimate on an H200: 32 heads on 8, d = 128, bf16, 32k keys: 134 MB, 31 us at
-// 4.3 TB/s. Run in the PTX interpreter and assembled; not measured on a GPU.
+// Floor: the bytes of k and v over the bandwidth. Few loads are under way at once: attention_decode.cu, for the commonest caches, is several times as
+// fast. Run in the PTX interpreter and assembled.
 // Target: sm_80.
 #include "types.cuh"
 #include "attention.cuh"
+#include "split.cuh"
 
 #define THREADS 128
 #define GROUPS 16
-
-struct SplitArgs {
-    AttentionArgs a;
-    float* parts;  // [rows, heads, splits, 2 + D]: maximum, sum, weighted values
-    u32* arrived;  // [rows, packs of heads]: 0 between launches
-    u64 splits, packs; // packs: of G heads, in all heads of a row
-};
 
 // Eight elements from a multiple of eight on; `whole`: the tensor begins at a multiple of 16 bytes.
 DEV void load_eight(const Tensor& t, i64 i, bool whole, float (&x)[8]) {
@@ -66,8 +60,7 @@ DEV void load_eight(const Tensor& t, i64 i, bool whole, float (&x)[8]) {
 template <int D, int G> DEV void attention_split(const SplitArgs& s) {
     const AttentionArgs& p = s.a;
     __shared__ float q[G][D], maxima[GROUPS][G], sums[GROUPS][G], values[GROUPS][D];
-    __shared__ bool is_last;
-    u32 splits = (u32)s.splits, packs = (u32)s.packs, rows = (u32)p.q_rows, heads = (u32)p.heads, group = (u32)p.group;
+    u32 splits = (u32)s.splits, packs = (u32)s.packs, rows = (u32)p.q_rows, group = (u32)p.group;
     u32 split = blockIdx.x % splits, whole_row = blockIdx.x / splits / packs, pack = blockIdx.x / splits % packs;
     // A pack is part of the heads of one key head.
     u32 of_group = (group + G - 1) / G, kv_head = pack / of_group, first = pack % of_group * G;
@@ -145,7 +138,6 @@ template <int D, int G> DEV void attention_split(const SplitArgs& s) {
             sums[mine][g] = sum[g];
         }
     }
-    u64 place = ((u64)whole_row * heads + first) * splits + split;
 #pragma unroll
     for (int g = 0; g < G; g++) {
         __syncthreads();
@@ -157,60 +149,26 @@ template <int D, int G> DEV void attention_split(const SplitArgs& s) {
         __syncthreads();
         if (g >= (int)count) continue;
         float most = -INFINITE, total = 0.0f;
-#pragma unroll 1
+#pragma unroll
         for (int i = 0; i < GROUPS; i++) most = fmaxf(most, maxima[i][g]);
         float by = most == -INFINITE ? 0.0f : most;
 #pragma unroll 1
         for (int i = 0; i < GROUPS; i++) total += sums[i][g] * exponential(maxima[i][g] - by);
-        float* part = s.parts + (place + (u64)g * splits) * (2 + D);
+        float *part = values_of<D>(s, whole_row, first + g, split), *top = top_of<D>(s, whole_row, first + g, split);
 #pragma unroll 1
         for (u32 e = threadIdx.x; e < D; e += THREADS) {
             float value = 0.0f;
 #pragma unroll 1
             for (int i = 0; i < GROUPS; i++) value += values[i][e] * exponential(maxima[i][g] - by);
-            part[2 + e] = value;
+            part[e] = value;
         }
         if (threadIdx.x == 0) {
-            part[0] = most;
-            part[1] = total;
+            top[0] = most;
+            top[1] = total;
         }
     }
 
-    // The last block to arrive has all parts before it.
-    __threadfence();
-    __syncthreads();
-    u32* arrived = s.arrived + whole_row * packs + pack;
-    if (threadIdx.x == 0) is_last = atomicAdd(arrived, 1) == splits - 1;
-    __syncthreads();
-    if (!is_last) return;
-    __threadfence();
-    if (threadIdx.x == 0) *arrived = 0;
-#pragma unroll 1
-    for (u32 g = 0; g < count; g++) {
-        u32 head = first + g;
-        const volatile float* part = s.parts + ((u64)whole_row * heads + head) * splits * (2 + D);
-        float most = -INFINITE, total = 0.0f;
-#pragma unroll 1
-        for (u32 i = 0; i < splits; i++) most = fmaxf(most, part[i * (2 + D)]);
-        float sink = p.sinks.data ? load_float(p.sinks, head * p.sinks.stride[0]) : -INFINITE;
-        float top = fmaxf(most, sink), by = top == -INFINITE ? 0.0f : top;
-#pragma unroll 1
-        for (u32 i = 0; i < splits; i++) total += part[i * (2 + D) + 1] * exponential(part[i * (2 + D)] - by);
-        bool blind = most == -INFINITE && !is_nan(total), spoiled = !blind && (is_nan(total) || !(sink < INFINITE));
-        if (sink != -INFINITE) total += exponential(sink - by);
-#pragma unroll 1
-        for (u32 e = threadIdx.x; e < p.dv; e += THREADS) {
-            float value = 0.0f;
-#pragma unroll 1
-            for (u32 i = 0; i < splits; i++) value += part[i * (2 + D) + 2 + e] * exponential(part[i * (2 + D)] - by);
-            value = spoiled ? NOT_A_NUMBER : blind ? 0.0f : value / total;
-            store(p.out, r.out + head * p.out.stride[1] + e * p.out.stride[0], value);
-        }
-        if (p.lse.data && threadIdx.x == 0) {
-            float lse = spoiled ? NOT_A_NUMBER : r.absent ? -INFINITE : blind ? sink : top + logf(total);
-            ((float*)p.lse.data)[r.lse + head * p.lse.stride[1]] = lse;
-        }
-    }
+    put_together<D>(s, r, whole_row, pack, first, count);
 }
 
 #define ENTRY(name, d, g)                                                                                                         \

@@ -1,6 +1,10 @@
 use std::sync::Arc;
 
-use super::{driver::Device, kernel::Kernel, module::Modules};
+use super::{
+    driver::Device,
+    kernel::{Kernel, Sequence},
+    module::Modules,
+};
 use crate::{
     backend::{Plan, Plans},
     dtype::DType,
@@ -15,6 +19,9 @@ const MOST: usize = 256;
 const ROWS: usize = 64;
 const FEW: usize = 16;
 
+/// Heads of a key head that a block of the decoding kernel has.
+const DECODE_HEADS: usize = 8;
+
 /// Up to how many rows the keys of each are split among blocks, and the fewest that a block has.
 const SPLIT_ROWS: usize = 256;
 const SPLIT_KEYS: usize = 64;
@@ -23,16 +30,28 @@ pub(super) fn plans(op: &Op, o: &Attention, device: &Arc<Device>, modules: &Modu
     op.require(Features::all())?;
     let by_row = by_row(op, o)?;
     // The same kernel for every number of rows, where a row's bits may not depend on its company.
-    let (kernels, determinism) = if op.determinism() >= Determinism::BatchInvariant {
-        (vec![by_row], Determinism::BatchInvariant)
-    } else {
-        let (tiled, split) = (tiled(op, o), split(op, o, device.driver.processors()));
-        let (first, last) = if o.q.dim(2) >= FEW { (tiled, split) } else { (split, tiled) };
-        (first.into_iter().chain([by_row]).chain(last).collect(), Determinism::ThreadCount)
+    if op.determinism() >= Determinism::BatchInvariant {
+        return Ok(vec![Arc::new(by_row.compile(device, modules, Determinism::BatchInvariant)?)]);
+    }
+    let compile = |kernel: Kernel| kernel.compile(device, modules, Determinism::ThreadCount);
+    let processors = device.driver.processors();
+    let tiled = tiled(op, o).map(compile).transpose()?.map(Arc::new);
+    // PTX for sm_90a loads on compute capability 9.0 alone.
+    let hopper = device.driver.capability() == (9, 0);
+    let wide = wide(op, o, processors).filter(|_| hopper).map(compile).transpose()?;
+    let wide =
+        wide.zip(tiled.clone()).map(|(wide, otherwise)| Arc::new(Sequence { steps: vec![wide], otherwise }) as _);
+    let split = split(op, o, processors).map(compile).transpose()?.map(Arc::new);
+    let decode = decode(op, o, processors).map(compile).transpose()?;
+    let decode =
+        decode.zip(split.clone()).map(|(kernel, otherwise)| Arc::new(Sequence { steps: vec![kernel], otherwise }) as _);
+    let [tiled, by_row, split] =
+        [tiled, Some(Arc::new(compile(by_row)?)), split].map(|kernel| kernel.map(|k| k as Arc<dyn Plan>));
+    let order = match o.q.dim(2) >= FEW {
+        true => [wide, tiled, by_row, decode, split],
+        false => [decode, split, by_row, wide, tiled],
     };
-    let compile =
-        |kernel: Kernel| -> Result<Arc<dyn Plan>> { Ok(Arc::new(kernel.compile(device, modules, determinism)?)) };
-    kernels.into_iter().map(compile).collect()
+    Ok(order.into_iter().flatten().collect())
 }
 
 fn by_row(op: &Op, o: &Attention) -> Result<Kernel> {
@@ -68,6 +87,67 @@ fn tiled(op: &Op, o: &Attention) -> Option<Kernel> {
     Some(kernel)
 }
 
+/// The kernel on Hopper's tensor cores, where it takes the operation; `tiled` serves it too.
+fn wide(op: &Op, o: &Attention, processors: usize) -> Option<Kernel> {
+    let (tiled, sizes) = (tiled(op, o)?, o.sizes());
+    // As in the kernel: width of a head, keys of a tile, warpgroups that multiply.
+    let (entry, width, keys, groups) = match tiled.entry {
+        "bf16_64_fast" => ("wide_64_bf16", 64, 96, 3),
+        "bf16_128_fast" => ("wide_128_bf16", 128, 128, 2),
+        "f16_64_fast" => ("wide_64_f16", 64, 96, 3),
+        "f16_128_fast" => ("wide_128_f16", 128, 128, 2),
+        _ => return None,
+    };
+    let (rows, stages) = (groups * 64, 2);
+    // Nothing is repeated along a dimension, which copies by a map do not do.
+    let mapped = [&o.q, &o.k, &o.v].iter().all(|s| (1..4).all(|d| s.dim(d) <= 1 || s.stride(d) > 0));
+    let counted = sizes.capacity.max(sizes.q_len) < 1 << 30 && sizes.batch * sizes.capacity * sizes.dv > 0;
+    if sizes.q_len <= 64 || !mapped || !counted || o.out.dtype() != o.q.dtype() || !whole(&o.out) {
+        return None;
+    }
+    let mut kernel = kernel(op, o, "attention.sm_90a", entry);
+    for (name, rows) in [("q", rows), ("k", keys), ("v", keys)] {
+        kernel.map_as(name, rows as u32, [0, 2, 1, 3]);
+    }
+    kernel.shared = (rows + 2 * stages * keys) * width * 2 + 16 + stages * 32 + 2 * 36;
+    kernel.aligned = vec!["q", "k", "v", "out"];
+    // Blocks that stay.
+    kernel.blocks = (sizes.batch * sizes.heads * sizes.q_len.div_ceil(rows)).min(processors);
+    kernel.threads = (groups + 1) as u32 * 128;
+    Some(kernel)
+}
+
+/// The kernel that splits the keys among blocks and multiplies on tensor cores, where it takes the operation; `split` serves it too.
+fn decode(op: &Op, o: &Attention, processors: usize) -> Option<Kernel> {
+    let (split, sizes) = (split(op, o, processors)?, o.sizes());
+    let (entries, block) = match (o.k.dtype(), o.v.dtype()) {
+        (DType::BF16, DType::BF16) => (["decode_64_bf16", "decode_128_bf16"], false),
+        (DType::F16, DType::F16) => (["decode_64_f16", "decode_128_f16"], false),
+        (DType::Q8_0, DType::Q8_0) => (["decode_64_q8_0", "decode_128_q8_0"], true),
+        _ => return None,
+    };
+    let (entry, width) = match split.entry {
+        "split_64_1" | "split_64_4" => (entries[0], 64),
+        "split_128_1" | "split_128_4" => (entries[1], 128),
+        _ => return None,
+    };
+    // Rows of blocks begin where the pieces do that are copied at once.
+    let pieces = |s: &Spec| (1..4).all(|d| s.dim(d) <= 1 || s.stride(d).is_multiple_of(width));
+    if block && (sizes.d, sizes.dv, pieces(&o.k), pieces(&o.v)) != (width, width, true, true) {
+        return None;
+    }
+    let rows = if o.q_offsets.is_some() { sizes.q_len } else { sizes.batch * sizes.q_len };
+    let packs = sizes.kv_heads * (sizes.heads / sizes.kv_heads).div_ceil(DECODE_HEADS);
+    let mut kernel = kernel(op, o, "attention_decode", entry);
+    // A block for each processor, as far as there are keys.
+    let splits = (processors / (rows * packs)).min(sizes.capacity / SPLIT_KEYS).max(1);
+    splits_of(&mut kernel, rows, packs, splits, sizes.heads * (2 + width));
+    // Eight warps with three steps each of 16 keys and values.
+    kernel.shared = 8 * 3 * 2 * 16 * if block { width / 32 * 34 } else { width * 2 };
+    (kernel.threads, kernel.aligned) = (256, vec!["k", "v"]);
+    Some(kernel)
+}
+
 /// The kernel that splits the keys among blocks, where it takes the operation.
 fn split(op: &Op, o: &Attention, processors: usize) -> Option<Kernel> {
     let sizes = o.sizes();
@@ -89,12 +169,17 @@ fn split(op: &Op, o: &Attention, processors: usize) -> Option<Kernel> {
     let packs = sizes.kv_heads * group.div_ceil(together);
     // Two blocks for each processor, as far as there are keys.
     let splits = (2 * processors).div_ceil(rows * packs).min(sizes.capacity / SPLIT_KEYS).max(1);
+    splits_of(&mut kernel, rows, packs, splits, sizes.heads * (2 + width));
+    Some(kernel)
+}
+
+/// `SplitArgs` of kernels/common/split.cuh behind the `AttentionArgs`; `values`: of a row.
+fn splits_of(kernel: &mut Kernel, rows: usize, packs: usize, splits: usize, values: usize) {
     kernel.scratch_address();
-    kernel.scratch = rows * sizes.heads * splits * (2 + width) * 4;
+    kernel.scratch = rows * splits * values * 4;
     kernel.table(vec![0; (rows * packs).div_ceil(2)]);
     [splits, packs].into_iter().for_each(|v| kernel.word(v));
     kernel.blocks = rows * packs * splits;
-    Some(kernel)
 }
 
 /// Whether heads are dense and begin eight elements apart, if the operand does.

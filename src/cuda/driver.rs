@@ -100,7 +100,7 @@ pub(super) struct Params(pub(super) [u64; Params::WORDS]);
 
 impl Params {
     /// More than any kernel's struct.
-    pub(super) const WORDS: usize = 160;
+    pub(super) const WORDS: usize = 176;
 }
 
 /// Memory on the device, freed in the queue's order.

@@ -240,6 +240,20 @@ mod tests {
     }
 
     #[test]
+    fn attention_on_hopper_conforms() {
+        // More than one tile of keys, tails, lengths, every option, heads that fill no tile.
+        attention_runs(
+            "wide",
+            &[
+                "q=bf16:1x70x2x64 k=bf16:1x130x1x64 v=bf16:1x130x1x64 out=bf16:1x70x2x64 causal=true numerics=fast lse=f32:1x2x70",
+                "q=f16:1x66x1x128 k=f16:1x140x1x128 v=f16:1x140x1x128 out=f16:1x66x1x128 kv_len=i32:1 q_len=i32:1 numerics=fast",
+                "q=f16:1x66x1x72 k=f16:1x135x1x72 v=f16:1x135x1x80 out=f16:1x66x1x80 causal=true sinks=f32:1 numerics=fast lse=f32:1x1x66",
+                "q=bf16:1x68x1x40 k=bf16:1x100x1x40 v=bf16:1x100x1x40 out=bf16:1x68x1x40 softcap=2.0 alibi=f32:1 window=60 numerics=fast",
+            ],
+        );
+    }
+
+    #[test]
     fn attention_in_parts_conforms() {
         // Several parts of the keys, packs of heads that are full and not, caches of every type, pages.
         attention_runs(
@@ -251,6 +265,22 @@ mod tests {
                 "q=f32:1x1x3x192 k=f8e4m3:1x140x1x192 v=f8e5m2:1x140x1x192 out=f32:1x1x3x192 key_mask=u8:1x140",
                 "q=f32:2x1x4x32 k=f32:20x16x2x32 v=f32:20x16x2x32 out=f32:2x1x4x32 block_table=i32:2x9 kv_len=i32:2 causal=true",
                 "q=f32:1x1x4x64 k=f32:1x256x4x64 v=f32:1x256x4x64 out=f32:1x1x4x64 mask=f32:1x1x1x256",
+            ],
+        );
+    }
+
+    #[test]
+    fn attention_of_decoding_conforms() {
+        // Several steps of each warp's ring, their tails, every option, pages.
+        attention_runs(
+            "decode",
+            &[
+                "q=f32:1x1x8x64 k=bf16:1x500x1x64 v=bf16:1x500x1x64 out=f32:1x1x8x64 kv_len=i32:1 causal=true lse=f32:1x8x1",
+                "q=bf16:1x2x5x128 k=q8_0:1x300x1x128 v=q8_0:1x300x1x128 out=bf16:1x2x5x128 causal=true sinks=f32:5 lse=f32:1x5x2",
+                "q=f16:1x1x2x72 k=f16:1x270x2x72 v=f16:1x270x2x80 out=f16:1x1x2x80 window=190 causal=true softcap=3.0 alibi=f32:2",
+                "q=f32:1x1x3x128 k=bf16:1x340x1x128 v=bf16:1x340x1x128 out=f32:1x1x3x128 key_mask=u8:1x340",
+                "q=f32:2x1x4x64 k=q8_0:20x16x2x64 v=q8_0:20x16x2x64 out=f32:2x1x4x64 block_table=i32:2x9 kv_len=i32:2 causal=true",
+                "q=f32:1x1x4x64 k=f16:1x256x4x64 v=f16:1x256x4x64 out=f32:1x1x4x64 mask=f32:1x1x1x256",
             ],
         );
     }

@@ -88,16 +88,21 @@ impl Kernel {
     /// A tensor map of an operand of 16-bit elements whose rows are dense and begin at multiples of 16 bytes, by boxes of `rows` rows: 128 bytes, aligned
     /// to 64. All zero where the operand is absent.
     pub(super) fn map(&mut self, name: &str, rows: u32) {
+        self.map_as(name, rows, [0, 1, 2, 3]);
+    }
+
+    /// As `map`, whose dimension `d` is the operand's `order[d]`.
+    pub(super) fn map_as(&mut self, name: &str, rows: u32, order: [usize; 4]) {
         let at = self.words.len().next_multiple_of(8);
         self.words.resize(at + 16, 0);
         let Some(i) = self.operands.iter().position(|o| o.name == name) else { return };
         let spec = &self.operands[i].spec;
         let mut map = TensorMap { extents: [1; 4], strides: [16; 3], rows };
-        for d in (0..4).filter(|&d| spec.dim(d) > 1) {
+        for (d, &of) in order.iter().enumerate().filter(|(_, of)| spec.dim(**of) > 1) {
             // What is repeated has one entry, which the kernel takes wherever the stride is 0.
-            map.extents[d] = if spec.stride(d) > 0 { spec.dim(d) as u64 } else { 1 };
-            if d > 0 && spec.stride(d) > 0 {
-                map.strides[d - 1] = spec.stride(d) as u64 * 2;
+            map.extents[d] = if spec.stride(of) > 0 { spec.dim(of) as u64 } else { 1 };
+            if d > 0 && spec.stride(of) > 0 {
+                map.strides[d - 1] = spec.stride(of) as u64 * 2;
             }
         }
         self.maps.push((i, at, map));
@@ -301,13 +306,13 @@ impl Plan for Sequence {
     }
 
     fn scratch(&self) -> usize {
-        self.steps.iter().map(|s| s.scratch).max().unwrap_or(0)
+        self.steps.iter().map(|s| s.scratch).fold(self.otherwise.scratch, usize::max)
     }
 
     unsafe fn launch(&self, args: &[View], scratch: Option<&View>) -> Result<()> {
         if !self.steps.iter().all(|s| s.serves(args)) {
             // SAFETY: the caller's promise.
-            return unsafe { self.otherwise.launch(args, None) };
+            return unsafe { self.otherwise.launch(args, scratch) };
         }
         // SAFETY: the caller's promise; the scratch memory is as long as the longest step asks.
         self.steps.iter().try_for_each(|s| unsafe { s.launch(args, scratch) })

@@ -6,20 +6,35 @@ impl Cluster<'_> {
     /// One product of four warps, at once: that it is asynchronous shows in `product_begins`.
     pub(crate) fn wgmma(&mut self, g: usize, ins: &Ins) {
         let [_, n, _] = ins.op.m;
-        let Arg::Vec(ds) = &ins.args[0] else { panic!() };
-        let (da, db) = (self.v(g, 0, &ins.args[1]), self.v(g, 0, &ins.args[2]));
+        let (Arg::Vec(ds), left) = (&ins.args[0], &ins.args[1]) else { panic!() };
+        let imm = |i: usize| ins.args.get(i).map_or(0, |a| self.v(g, 0, a));
         let scale = self.v(g, 0, &ins.args[3]) & 1;
+        assert!((imm(4), imm(5)) == (1, 1), "a negated operand is not supported: {}", ins.text);
+        let number = |v: u16| if ins.op.t == T::BF16 { b2f(v) } else { h2f(v) };
+        // An element of a tile in shared memory; a transposed one has 64 of its rows in a line of 128 bytes, lines are k.
         let sm = &self.sm[g / self.warps];
-        let rd = |dsc: u64, r: usize, k: usize| {
-            let (st, sbo, sw) = ((dsc & 0x3fff) << 4, (dsc >> 32 & 0x3fff) << 4, dsc >> 62);
-            assert!(sw == 1, "only 128B swizzle, K-major");
-            let mut a = st as usize + r / 8 * sbo as usize + r % 8 * 128 + k * 2;
+        let tile = |descriptor: u64, transposed: bool, r: usize, k: usize| {
+            let [start, leading, stride] = [0, 16, 32].map(|at| ((descriptor >> at & 0x3fff) << 4) as usize);
+            assert!(descriptor >> 62 == 1, "only 128B swizzle: {}", ins.text);
+            let mut a = match transposed {
+                false => start + r / 8 * stride + r % 8 * 128 + k * 2,
+                true => start + r / 64 * leading + r % 64 * 2 + k / 8 * stride + k % 8 * 128,
+            };
             a ^= (a >> 7 & 7) << 4;
-            let v = u16::from_le_bytes([sm[a], sm[a + 1]]);
-            if ins.op.t == T::BF16 { b2f(v) } else { h2f(v) }
+            number(u16::from_le_bytes([sm[a], sm[a + 1]]))
         };
-        let ma: Vec<[f32; 16]> = (0..64).map(|r| std::array::from_fn(|k| rd(da, r, k))).collect();
-        let mb: Vec<[f32; 16]> = (0..n as usize).map(|r| std::array::from_fn(|k| rd(db, r, k))).collect();
+        let in_registers = matches!(left, Arg::Vec(_));
+        let element = |r: usize, k: usize| match left {
+            Arg::Vec(pairs) => {
+                let pair = self.v(g + r / 16, r % 8 * 4 + k % 8 / 2, &pairs[r % 16 / 8 + k / 8 * 2]);
+                number((pair >> (k % 2 * 16)) as u16)
+            }
+            _ => tile(self.v(g, 0, left), imm(6) == 1, r, k),
+        };
+        let (right, transposed) = (self.v(g, 0, &ins.args[2]), imm(7 - in_registers as usize) == 1);
+        let ma: Vec<[f32; 16]> = (0..64).map(|r| std::array::from_fn(|k| element(r, k))).collect();
+        let mb: Vec<[f32; 16]> =
+            (0..n as usize).map(|r| std::array::from_fn(|k| tile(right, transposed, r, k))).collect();
         for w in 0..4 {
             for l in 0..32 {
                 for (i, d) in ds.iter().enumerate() {
@@ -42,7 +57,7 @@ impl Warp {
 }
 
 impl Cluster<'_> {
-    /// The accumulators of a product must be fenced if they were touched, and belong to the product until it is waited for.
+    /// The registers of a product must be fenced if they were written, and belong to the product until it is waited for.
     pub(crate) fn product_begins(&mut self, wi: usize, ins: &Ins) {
         let Arg::Vec(accumulators) = &ins.args[0] else { panic!("accumulators expected: {}", ins.text) };
         let w = &mut self.w[wi];
@@ -54,6 +69,13 @@ impl Cluster<'_> {
                 "no wgmma.fence between a write of an accumulator and {}",
                 ins.text
             );
+            w.flight[r] = w.group;
+        }
+        let Arg::Vec(left) = &ins.args[1] else { return };
+        for a in left {
+            let Arg::Reg(r) = a else { continue };
+            let r = *r as usize;
+            assert!(!w.dirty[r], "no wgmma.fence between a write of a fragment and {}", ins.text);
             w.flight[r] = w.group;
         }
     }

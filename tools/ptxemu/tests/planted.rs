@@ -234,3 +234,21 @@ fn more_registers_than_there_are() {
     runs(&split(56, 224), 384);
     caught(&split(64, 224), 384, "registers");
 }
+
+/// A product of weights in registers, ones at k = 0, 2, 4, 6 of rows 0 .. 7 and 8, 10, 12, 14 of rows 8 .. 15 of each warp, and a tile
+/// of lines of k, each of k + 1 throughout.
+const FRAGMENT: &str = "shr.u32 %r4, %r1, 3; add.s32 %r5, %r4, 1; cvt.rn.f32.u32 %f5, %r5; mov.b32 %r6, %f5; shr.u32 %r7, %r6, 16; or.b32 %r6, %r6, %r7; \
+                        shl.b32 %r8, %r1, 4; add.s32 %r8, %r2, %r8; st.shared.v4.u32 [%r8], {%r6,%r6,%r6,%r6}; fence.proxy.async; bar.sync 0; \
+                        mov.u32 %r9, 16256; mov.u32 %r10, 0; mov.u64 %rd5, 0x4000004000010000; setp.ne.u32 %p1, %r1, %r1; FENCE \
+                        wgmma.mma_async.sync.aligned.m64n8k16.f32.bf16.bf16 {%f0,%f1,%f2,%f3}, {%r9,%r10,%r10,%r9}, %rd5, %p1, 1, 1, 1; \
+                        wgmma.commit_group.sync.aligned; WAIT mov.u32 %r9, 0; FINISH cvt.rzi.u32.f32 %r11, %f0; cvt.rzi.u32.f32 %r12, %f3; \
+                        shl.b32 %r11, %r11, 8; or.b32 %r11, %r11, %r12; setp.lt.u32 %p2, %r1, 64; @%p2 st.global.u32 [%rd2], %r11;";
+
+#[test]
+fn products_of_fragments_and_transposed_tiles() {
+    let (fence, wait) = ("wgmma.fence.sync.aligned;", "wgmma.wait_group.sync.aligned 0;");
+    let with = |f: &str, w: &str, l: &str| FRAGMENT.replace("FENCE", f).replace("WAIT", w).replace("FINISH", l);
+    assert_eq!(runs(&with(fence, wait, ""), 128), [(1 + 3 + 5 + 7) << 8 | (9 + 11 + 13 + 15); 64]);
+    caught(&with("", wait, ""), 128, "wgmma.fence");
+    caught(&with(fence, "", wait), 128, "wgmma.wait_group");
+}
