@@ -63,7 +63,8 @@ fn every_step_runs_and_one_that_fails_is_told() {
         .map(|l| l.split_whitespace())
         .map(|mut w| (w.next().unwrap(), w.next().unwrap().parse().unwrap()))
         .collect();
-    let (beside, alone): (Vec<&(&str, u64)>, Vec<&(&str, u64)>) = steps.iter().partition(|s| s.0.ends_with('+'));
+    type Steps<'a> = Vec<&'a (&'a str, u64)>;
+    let (beside, alone): (Steps, Steps) = steps.iter().partition(|s| s.0.ends_with('+'));
     let longest = beside.iter().map(|s| s.1).max().unwrap();
     assert!(longest + alone.iter().map(|s| s.1).sum::<u64>() < 480, "under eight minutes");
 

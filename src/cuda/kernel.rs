@@ -32,8 +32,8 @@ pub(super) struct Kernel {
     pub(super) family: &'static str,
     pub(super) entry: &'static str,
     words: Vec<u64>,
-    tensors: Vec<(usize, usize)>,         // operand, and the word of its address
-    maps: Vec<(usize, usize, TensorMap)>, // operand, and the first word of its map
+    tensors: Vec<(usize, usize)>,                // operand, and the word of its address
+    maps: Vec<(usize, usize, usize, TensorMap)>, // operand, the byte of it that the map begins at, and the first word of its map
     table: Option<(Vec<u64>, usize)>,
     pub(super) blocks: usize,
     pub(super) threads: u32,
@@ -105,7 +105,15 @@ impl Kernel {
                 map.strides[d - 1] = spec.stride(of) as u64 * 2;
             }
         }
-        self.maps.push((i, at, map));
+        self.maps.push((i, 0, at, map));
+    }
+
+    /// A tensor map of dense rows of `k` 16-bit elements that lie from a byte of the scratch memory on, by boxes of `rows` rows.
+    pub(super) fn map_scratch(&mut self, from: usize, [k, n]: [usize; 2], rows: u32) {
+        let at = self.words.len().next_multiple_of(8);
+        self.words.resize(at + 16, 0);
+        let map = TensorMap { extents: [k as u64, n as u64, 1, 1], strides: [k as u64 * 2, 16, 16], rows };
+        self.maps.push((self.operands.len(), from, at, map));
     }
 
     /// The address of a table on the device, written once.
@@ -222,7 +230,7 @@ pub(super) struct Compiled {
     function: Arc<dyn Function>,
     params: Params,
     tensors: Vec<(usize, usize)>,
-    maps: Vec<(usize, usize, TensorMap)>,
+    maps: Vec<(usize, usize, usize, TensorMap)>,
     _table: Option<View>, // kept for its address in `params`
     grid: Grid,
     scratch: usize,
@@ -265,9 +273,9 @@ impl Plan for Compiled {
                 None => 0,
             };
         }
-        for (operand, word, map) in &self.maps {
-            let Some(view) = args.get(*operand) else { continue };
-            let encoded = self.device.driver.encode(map, self.device.address(view)?);
+        for (operand, from, word, map) in &self.maps {
+            let Some(view) = args.get(*operand).or(scratch) else { continue };
+            let encoded = self.device.driver.encode(map, self.device.address(view)? + *from as u64);
             let encoded = encoded.map_err(|e| self.device.failed(&self.name, 0, e))?;
             params.0[*word..*word + 16].copy_from_slice(&encoded);
         }

@@ -21,6 +21,9 @@ const FEW: usize = 4;
 /// Up to this many rows of x the kernels of gemv.cu take.
 const GEMV_ROWS: usize = 8;
 
+/// Bytes of scratch memory that weights unpacked for one product may take.
+const MOST_UNPACKED: usize = 1 << 29;
+
 /// For so many groups of blocks gemm_few.cu counts those that are done.
 const MOST_GROUPS: usize = 1024;
 
@@ -317,12 +320,34 @@ impl Product<'_> {
         Some(self.tiles(choice, shared, step, 2 * processors))
     }
 
+    /// Writes w, up and x as bf16 into the scratch memory.
+    fn unpack(&self, w: DType) -> Option<Kernel> {
+        let [_, m, n, k, _] = self.sizes;
+        let entry = match w {
+            DType::Q4_0 => "q4_0",
+            DType::Q8_0 => "q8_0",
+            DType::Q4_K => "q4_k",
+            DType::Q6_K => "q6_k",
+            _ => "any",
+        };
+        let elements = (m + if self.spec("up").is_some() { 2 * n } else { n }) * k;
+        let mut unpack = self.kernel("unpack", entry);
+        (unpack.threads, unpack.blocks, unpack.scratch) = (256, elements.div_ceil(256 * 8), elements * 2);
+        unpack.aligned = vec!["x", "w", "up"];
+        (unpack.scratch <= MOST_UNPACKED).then_some(unpack)
+    }
+
     /// Tiles on Hopper's tensor cores.
     fn wide(&self, processors: usize) -> Option<Vec<Kernel>> {
-        let [_, m, n, k, groups] = self.sizes;
-        let entry = match self.types() {
-            Some((DType::BF16, DType::BF16)) => "bf16_wide",
-            Some((DType::F16, DType::F16)) => "f16_wide",
+        let [batch, m, n, k, groups] = self.sizes;
+        let (x, w) = self.types()?;
+        // Weights in blocks, and x with them, become bf16 in the scratch memory.
+        let fast = self.numerics == Numerics::Fast && x.is_float() && w.is_quantized();
+        let unpacked = if fast && groups == 0 && batch == 1 { Some(self.unpack(w)?) } else { None };
+        let entry = match (x, w) {
+            (DType::BF16, DType::BF16) => "bf16_wide",
+            (DType::F16, DType::F16) => "f16_wide",
+            _ if unpacked.is_some() => "bf16_wide",
             _ => return None,
         };
         let rows = m.checked_div(groups).unwrap_or(m);
@@ -352,14 +377,26 @@ impl Product<'_> {
         let all = widths.flat_map(|w| [1, 2, 4].map(|shares| (w, shares)));
         let (width, shares) = all.filter(possible).min_by_key(time)?;
         let (tiles, stage) = (down * n.div_ceil(columns(width)), (128 + width) * 128 + 16);
-        let staging = if self.direct() { 0 } else { 8 * 4096 };
+        // Sums of the operands' type need no way through shared memory.
+        let stored = if entry == "f16_wide" { DType::F16 } else { DType::BF16 };
+        let straight = self.direct() && self.spec("out").is_some_and(|out| out.dtype() == stored);
+        let staging = if straight { 0 } else { 8 * 4096 };
         let depth = (SHARED - staging) / stage;
         let mut kernel = self.kernel("gemm.sm_90a", entry);
         kernel.pair(u32::try_from(tiles).ok()?, width as u32);
         kernel.pair(depth as u32, shares as u32);
-        kernel.map("x", 128);
-        kernel.map("w", if gated { 32 } else { width as u32 });
-        kernel.map("up", 32);
+        let boxes = if gated { 32 } else { width as u32 };
+        if let Some(unpack) = &unpacked {
+            let weights = if gated { 2 * n } else { n };
+            kernel.map_scratch(weights * k * 2, [k, m], 128);
+            kernel.map_scratch(0, [k, n], boxes);
+            kernel.map_scratch((weights - n) * k * 2, [k, n], 32);
+            kernel.scratch = unpack.scratch;
+        } else {
+            kernel.map("x", 128);
+            kernel.map("w", boxes);
+            kernel.map("up", 32);
+        }
         kernel.shared = depth * stage + staging;
         (kernel.threads, kernel.cluster) = (384, shares as u32);
         kernel.blocks = if shares > 1 { tiles * shares } else { tiles.min(processors) };
@@ -367,7 +404,7 @@ impl Product<'_> {
         if self.direct() {
             kernel.aligned.push("out");
         }
-        Some(vec![kernel])
+        Some(unpacked.into_iter().chain([kernel]).collect())
     }
 
     /// A kernel of tiles, and where few tiles share k among them, so that `blocks` of them fill the device, one that adds their sums.

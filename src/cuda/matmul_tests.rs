@@ -56,13 +56,20 @@ fn all_ran(names: &[String], entries: &[&str]) {
 
 #[test]
 fn tiles_of_one_type() {
-    let two = |d| [plain(d, d, d, 140, 264, 200), plain(d, d, F32, 40, 136, 328), whole(plain(d, d, d, 13, 72, 640))];
+    let some = |d| {
+        [
+            plain(d, d, d, 140, 264, 200),
+            plain(d, d, F32, 40, 136, 328),
+            plain(d, d, F32, 70, 40, 72),
+            whole(plain(d, d, d, 13, 72, 640)),
+        ]
+    };
     let integers = |x| [(130, 72, 208), (33, 40, 144), (9, 33, 80)].map(|(m, n, k)| plain(x, I8, I32, m, n, k));
     let tf32 = [(140, 136, 36), (33, 140, 132), (9, 33, 640)].map(|(m, n, k)| fast(plain(F32, F32, F32, m, n, k)));
     let mut scaled = plain(I8, I8, F32, 20, 136, 64);
     (scaled.x_scale, scaled.w_scale) = (Some(spec(F32, &[20])), Some(spec(F32, &[136])));
     let batched = Matmul::new(spec(BF16, &[3, 20, 64]), spec(BF16, &[72, 64]), spec(BF16, &[3, 20, 72]));
-    let ops = two(BF16).into_iter().chain(two(F16)).chain(integers(I8)).chain(integers(U8)).chain(tf32);
+    let ops = some(BF16).into_iter().chain(some(F16)).chain(integers(I8)).chain(integers(U8)).chain(tf32);
     let names = kernels(ops.chain([scaled, batched]).map(Op::from));
     let expected = [
         "bf16_wide",
@@ -155,6 +162,19 @@ fn few_rows_on_tensor_cores() {
     let entries =
         ["q4_0", "q8_0", "q4_k", "q6_k", "bf16", "f16"].map(|t| [8, 16].map(|rows| format!("{t}_{rows}"))).concat();
     all_ran(&names, &entries.iter().map(String::as_str).collect::<Vec<_>>());
+}
+
+#[test]
+fn many_rows_of_blocks() {
+    let ops = [
+        fast(plain(F32, Q4_K, F32, 140, 40, 256)),
+        fast(plain(BF16, Q8_0, BF16, 70, 33, 96)),
+        fast(whole(plain(F16, Q4_0, F16, 66, 72, 64))),
+        fast(plain(BF16, Q6_K, F32, 65, 24, 256)),
+        fast(whole(plain(F32, IQ4_NL, F32, 67, 40, 128))),
+    ];
+    let names = kernels(ops.map(Op::from));
+    assert_eq!(names.iter().filter(|n| n.ends_with("bf16_wide")).count(), ops.len(), "{names:?}");
 }
 
 #[test]
