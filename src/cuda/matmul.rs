@@ -377,9 +377,9 @@ impl Product<'_> {
         let all = widths.flat_map(|w| [1, 2, 4].map(|shares| (w, shares)));
         let (width, shares) = all.filter(possible).min_by_key(time)?;
         let (tiles, stage) = (down * n.div_ceil(columns(width)), (128 + width) * 128 + 16);
-        // Sums of the operands' type need no way through shared memory.
+        // Sums of the operands' type need no way through shared memory, but where rows may belong to no group.
         let stored = if entry == "f16_wide" { DType::F16 } else { DType::BF16 };
-        let straight = self.direct() && self.spec("out").is_some_and(|out| out.dtype() == stored);
+        let straight = self.direct() && groups == 0 && self.spec("out").is_some_and(|out| out.dtype() == stored);
         let staging = if straight { 0 } else { 8 * 4096 };
         let depth = (SHARED - staging) / stage;
         let mut kernel = self.kernel("gemm.sm_90a", entry);
