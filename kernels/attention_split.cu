@@ -6,7 +6,6 @@
 //
 // Floor: the bytes of k and v over the bandwidth. Few loads are under way at once: attention_decode.cu, for the commonest caches, is several times as
 // fast. Run in the PTX interpreter and assembled.
-// Target: sm_80.
 #include "types.cuh"
 #include "attention.cuh"
 #include "split.cuh"

@@ -9,7 +9,6 @@
 // `any` serves all types by a switch per 8 elements; the commonest formats have kernels of their own.
 // Traffic: w once, x from the L1 cache. Measured on an H200, 14336 x 4096, m = 1: Q4_K (33 MB) dot 42 us with `quantize`, exact 48; Q8_0 dot
 // 37; bf16 45. At m = 8 197, where bound by instructions: gemm_few.cu has these formats at 24.
-// Target: sm_80.
 #include "eight.cuh"
 
 enum { THREADS = 128 };

@@ -34,15 +34,17 @@ pub(super) fn plans(op: &Op, o: &Attention, device: &Arc<Device>, modules: &Modu
         return Ok(vec![Arc::new(by_row.compile(device, modules, Determinism::BatchInvariant)?)]);
     }
     let compile = |kernel: Kernel| kernel.compile(device, modules, Determinism::ThreadCount);
+    // The tensor cores that these are for came with compute capability 8.0.
+    let ampere = |_: &Kernel| device.driver.capability() >= (8, 0);
     let processors = device.driver.processors();
-    let tiled = tiled(op, o).map(compile).transpose()?.map(Arc::new);
+    let tiled = tiled(op, o).filter(ampere).map(compile).transpose()?.map(Arc::new);
     // PTX for sm_90a loads on compute capability 9.0 alone.
     let hopper = device.driver.capability() == (9, 0);
     let wide = wide(op, o, processors).filter(|_| hopper).map(compile).transpose()?;
     let wide =
         wide.zip(tiled.clone()).map(|(wide, otherwise)| Arc::new(Sequence { steps: vec![wide], otherwise }) as _);
     let split = split(op, o, processors).map(compile).transpose()?.map(Arc::new);
-    let decode = decode(op, o, processors).map(compile).transpose()?;
+    let decode = decode(op, o, processors).filter(ampere).map(compile).transpose()?;
     let decode =
         decode.zip(split.clone()).map(|(kernel, otherwise)| Arc::new(Sequence { steps: vec![kernel], otherwise }) as _);
     let [tiled, by_row, split] =

@@ -19,7 +19,7 @@ const LIMIT: usize = 1 << 28;
 
 /// Memory and an interpreter in place of a device.
 #[derive(Debug, Default)]
-struct Interpreter(Arc<Shared>);
+struct Interpreter(Arc<Shared>, (i32, i32));
 
 #[derive(Default)]
 struct Shared(Mutex<Memory>);
@@ -109,7 +109,7 @@ impl Driver for Interpreter {
     }
 
     fn capability(&self) -> (i32, i32) {
-        (9, 0) // the kernels of sm_90a and, as on any device, those of sm_80
+        self.1
     }
 }
 
@@ -138,8 +138,14 @@ impl Function for Interpreted {
     }
 }
 
+/// With the kernels of sm_90a and, as on any device, those of older ones.
 pub(super) fn device() -> Cuda {
-    Cuda::new(DeviceInfo::new("cuda", "interpreter", Kind::SoftwareGpu), Arc::new(Interpreter::default()), LIMIT)
+    device_of((9, 0))
+}
+
+fn device_of(capability: (i32, i32)) -> Cuda {
+    let interpreter = Interpreter(Arc::default(), capability);
+    Cuda::new(DeviceInfo::new("cuda", "interpreter", Kind::SoftwareGpu), Arc::new(interpreter), LIMIT)
 }
 
 mod tests {
@@ -340,6 +346,25 @@ mod tests {
             let outcomes = check_case(&device(), &Case { op, fill, seed: 1 });
             assert!(outcomes.iter().all(|o| o.verdict == Verdict::Passed), "{op}: {outcomes:#?}");
         }
+    }
+
+    #[test]
+    fn turing_has_its_kernels() {
+        let turing = device_of((7, 5));
+        let texts = [
+            "matmul x=bf16:20x64 w=bf16:24x64 out=f32:20x24",
+            "matmul x=f32:1x256 w=q4_k:8x256 out=f32:1x8 numerics=fast",
+            "matmul x=f16:70x32 w=q8_0:8x32 out=f16:70x8 numerics=fast",
+            "attention q=bf16:1x20x1x64 k=bf16:1x20x1x64 v=bf16:1x20x1x64 out=bf16:1x20x1x64 causal=true numerics=fast",
+            "attention q=f32:1x1x8x64 k=q8_0:1x130x1x64 v=q8_0:1x130x1x64 out=f32:1x1x8x64",
+        ];
+        for text in texts {
+            let op: crate::op::Op = text.parse().expect(text);
+            let outcomes = check_case(&turing, &Case { op, fill: Fill::Normal, seed: 1 });
+            assert!(outcomes.iter().all(|o| o.verdict == Verdict::Passed), "{op}: {outcomes:#?}");
+        }
+        let peaks = crate::Backend::peaks(&turing).unwrap();
+        assert!(peaks.f32_flops > 1.0 && peaks.half_flops == 0.0, "{peaks:?}");
     }
 
     #[test]

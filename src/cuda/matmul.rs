@@ -8,7 +8,7 @@ use super::{
     module::Modules,
 };
 use crate::{
-    backend::{Plan, Plans},
+    backend::Plans,
     dtype::DType,
     error::{Error, Result},
     layout::Spec,
@@ -99,11 +99,13 @@ impl Product<'_> {
             let blocks = self.few_rows_of_blocks(processors, device.driver.capability());
             let first = [blocks, self.few_rows_of_floats(), self.few_rows()];
             for steps in first.into_iter().chain([wide, self.tensor_cores(processors)]).flatten() {
-                let steps = steps
-                    .into_iter()
-                    .map(|s| s.compile(device, modules, promised))
-                    .collect::<Result<Vec<Compiled>>>()?;
-                plans.push(Arc::new(Sequence { steps, otherwise: general.clone() }) as Arc<dyn Plan>);
+                let steps: Result<Vec<Compiled>> =
+                    steps.into_iter().map(|s| s.compile(device, modules, promised)).collect();
+                match steps {
+                    Ok(steps) => plans.push(Arc::new(Sequence { steps, otherwise: general.clone() })),
+                    Err(Error::Unsupported { .. }) => {} // the device is too old for it
+                    Err(other) => return Err(other),
+                }
             }
         }
         plans.push(general);

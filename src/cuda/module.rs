@@ -35,7 +35,10 @@ impl Modules {
             return Ok(function.clone());
         }
         let text = KERNELS.iter().find(|k| k.0 == family || ANY.iter().any(|a| k.0.strip_suffix(a) == Some(family)));
-        let text = text.ok_or_else(|| Error::unsupported(family, "no PTX of this family is embedded"))?.1;
+        let &(name, text) = text.ok_or_else(|| Error::unsupported(family, "no PTX of this family is embedded"))?;
+        if name.ends_with(".sm_80") && device.driver.capability() < (8, 0) {
+            return Err(Error::unsupported(family, "the kernel needs compute capability 8.0 or newer"));
+        }
         let failed = |e| device.failed(&format!("loading {family}"), text.len(), e);
         let function = device.driver.load(text, entry).map_err(failed)?;
         loaded.insert((family, entry), function.clone());
