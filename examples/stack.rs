@@ -6,7 +6,7 @@
 use std::time::{Duration, Instant};
 
 use clap::Parser;
-use tesela::{DType, Device, Error, Op, Result, Runtime, Tensor};
+use tesela::{DType, Device, Error, Op, Result, Runtime, Tensor, quant};
 
 #[derive(Parser)]
 struct Args {
@@ -168,10 +168,9 @@ fn main() -> Result<()> {
         state = state.wrapping_mul(1664525).wrapping_add(1013904223);
         (state >> 8) as f32 / (1 << 24) as f32 - 0.5
     };
-    let plain = rt.from_f32_on(&device, &[1, most], &(0..most).map(|_| random() * 0.1).collect::<Vec<_>>())?;
-    let noise = rt.zeros_on(&device, dtype, &[1, most])?;
-    rt.run(&format!("convert x={} out={}", plain.spec(), noise.spec()).parse()?, &[&plain, &noise])?;
-    let noise = noise.read::<u8>()?;
+    let values: Vec<f32> = (0..most).map(|_| random() * 0.1).collect();
+    let mut noise = vec![0; dtype.bytes(most).ok_or_else(|| Error::invalid(most, "no whole blocks of this format"))?];
+    quant::encode(dtype, &values, &mut noise)?;
     let mut stack = Stack { rt: &rt, device: device.clone(), args: &args, noise, dtype, bytes: 0 };
     let steps = stack.steps()?;
     let bytes = stack.bytes as f64;

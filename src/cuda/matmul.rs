@@ -97,8 +97,8 @@ impl Product<'_> {
             // PTX for sm_90a loads on compute capability 9.0 alone.
             let wide = if device.driver.capability() == (9, 0) { self.wide(processors) } else { None };
             let blocks = self.few_rows_of_blocks(processors, device.driver.capability());
-            let first = [blocks, self.few_rows_of_floats(), self.few_rows()];
-            for steps in first.into_iter().chain([wide, self.tensor_cores(processors)]).flatten() {
+            let first = [wide, blocks, self.few_rows_of_floats(), self.few_rows()];
+            for steps in first.into_iter().chain([self.tensor_cores(processors)]).flatten() {
                 let steps: Result<Vec<Compiled>> =
                     steps.into_iter().map(|s| s.compile(device, modules, promised)).collect();
                 match steps {
