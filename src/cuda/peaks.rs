@@ -1,4 +1,4 @@
-//! What a device can do at most, measured with kernels/peaks.cu and peaks_products.cu.
+//! What a device can do at most, measured with kernels/peaks.cu and those of tensor cores beside it.
 
 use std::{sync::Arc, time::Duration};
 
@@ -46,9 +46,13 @@ pub(super) fn measure(device: &Arc<Device>, modules: &Modules) -> Result<Peaks> 
         true => rate("peaks_products", entry, 8 * 8 * 2 * 16 * 8 * terms),
         false => Ok(0.0),
     };
+    let half = match device.driver.capability() {
+        (9, 0) => rate("peaks_products.sm_90a", "half", 2 * 4 * 2 * 64 * 128 * 16),
+        _ => products("half", 16),
+    };
     Ok(Peaks {
         f32_flops: rate("peaks", "f32", 256 * 32 * 2)?,
-        half_flops: products("half", 16)?,
+        half_flops: half?,
         int8_ops: products("int8", 32)?,
         read_bytes: moved(&|| launch(device, modules, ("peaks", "read"), read, &from, 1))?,
         copy_bytes: 2.0 * moved(&|| device.time(&mut || device.copy(&from, &to)))?,
