@@ -1,7 +1,7 @@
 // Causal depthwise convolution, one thread per channel of a sequence and part of 32 steps, walking through time with its last seven inputs
 // in registers: x, w and state are read once (of 32 steps seven more), out and state written once. Neighbouring threads are
-// neighbouring channels, so every access of a warp is one line. The first part's thread alone touches the state. Estimate on an H200:
-// 4096 x 4096 bf16 are 67 MB, 16 us at 4.3 TB/s.
+// neighbouring channels, so every access of a warp is one line. The first part's thread alone touches the state. Measured on an H200:
+// 2048 steps of 4352 channels in f32, 71 MB, 56 us (1.3 TB/s), of 8448 102 us; a thread for all of time took 1.2 ms for both.
 #include "types.cuh"
 #include "activation.cuh"
 
