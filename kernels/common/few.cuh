@@ -1,4 +1,4 @@
-// What kernels/gemm_few.cu and gemm_few.sm_90.cu share: see there.
+// The products of kernels/gemm_few.cu: see there.
 #pragma once
 #include "eight.cuh"
 #include "mma.cuh"
@@ -204,13 +204,6 @@ template <u32 WORDS> DEV void quantize(const Eight& x, u8* q, float* scale, u8* 
     if (none) *none |= odd;
 }
 
-#ifdef EARLY
-// The kernels before have ended; the next may begin.
-DEV void after_the_last_kernel() {
-    asm volatile("griddepcontrol.wait;\n griddepcontrol.launch_dependents;" ::: "memory");
-}
-#endif
-
 // Rows of x as bytes in the scratch memory, for kernels that multiply more than one: behind the partial sums the bytes of each row, then the
 // scales of each row, then the digits.
 struct Prepared {
@@ -230,9 +223,6 @@ template <u32 WORDS> DEV void prepare(const Args& p) {
     Prepared to(p);
     u32 task = blockIdx.x * (blockDim.x / 32) + threadIdx.x / 32, i = task / to.steps, k = task % to.steps * 256 + threadIdx.x % 32 * 8;
     if (i >= p.m) return; // the whole warp
-#ifdef EARLY
-    after_the_last_kernel();
-#endif
     Eight x = {};
     if (k < p.k) x = plain_eight(p.x.type, p.x.data + (i64)i * p.x.stride[1] * (p.x.type == F32 ? 4 : 2), k);
     quantize<WORDS>(x, to.q + task * 256, to.scales + task, to.digits + task * 16);
@@ -312,9 +302,6 @@ template <u32 T, u32 NT, u32 WARPS, u32 STAGES> DEV void few(const Args& p) {
     };
 #pragma unroll 1
     for (u32 s = 0; s < STAGES - 1; s++) copy(s);
-#ifdef EARLY
-    after_the_last_kernel();
-#endif
 
     // Rows of x lie so that all banks are in use.
     u32 pitch = count * 512 + 32, kept = NT == 1 ? m : (u32)COLUMNS;
