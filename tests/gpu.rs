@@ -6,7 +6,11 @@ use std::{
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     process::{Command, Output},
+    sync::{Mutex, PoisonError},
 };
+
+/// One test at a time: a program that one writes while the other starts a process is busy for that process, and cannot be run.
+static ALONE: Mutex<()> = Mutex::new(());
 
 /// A folder with the script and, where given, programs in place of those that `tools/gpu build` makes.
 fn folder(name: &str, programs: Option<[&str; 2]>) -> PathBuf {
@@ -41,6 +45,7 @@ THEN"#;
 
 #[test]
 fn what_is_missing_is_said() {
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     let (code, why, _) = run(&folder("usage", None), &[]);
     assert!(code == 2 && why.contains("tools/gpu build"), "{code}: {why}");
     let (code, why, _) = run(&folder("unbuilt", None), &["run"]);
@@ -54,6 +59,7 @@ fn what_is_missing_is_said() {
 
 #[test]
 fn every_step_runs_and_one_that_fails_is_told() {
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     let right = folder("right", Some([&PRESENT.replace("THEN", "exit 0"), "exit 0"]));
     let (code, why, listed) = run(&right, &["list"]);
     assert_eq!(code, 0, "{why}");
