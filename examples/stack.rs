@@ -153,10 +153,11 @@ fn timed(device: &Device, repeat: u32, run: &mut dyn FnMut() -> Result<()>) -> R
 
 /// Bytes that the device copies in a second, read and written both counted.
 fn copy_rate(rt: &Runtime, device: &Device) -> Result<f64> {
-    let [from, to] = [(); 2].map(|()| rt.zeros_on(device, DType::F32, &[64 << 20]));
+    let elements = 64 << 20;
+    let [from, to] = [(); 2].map(|()| rt.zeros_on(device, DType::F32, &[elements]));
     let (op, tensors) = step("convert", &[("x", &from?), ("out", &to?)])?;
     let time = timed(device, 5, &mut || rt.run(&op, &tensors.iter().collect::<Vec<_>>()))?;
-    Ok(2.0 * 256e6 * 1.048576 / time.as_secs_f64())
+    Ok((2 * 4 * elements) as f64 / time.as_secs_f64())
 }
 
 fn main() -> Result<()> {

@@ -143,12 +143,8 @@ template <class Cache> DEV void decode(const SplitArgs& s) {
     const AttentionArgs& p = s.a;
     extern __shared__ __align__(128) u8 ring[];
     __shared__ float maxima[WARPS][HEADS], sums[WARPS][HEADS];
-    u32 splits = (u32)s.splits, packs = (u32)s.packs, rows = (u32)p.q_rows, group = (u32)p.group;
-    u32 split = blockIdx.x % splits, whole_row = blockIdx.x / splits / packs, pack = blockIdx.x / splits % packs;
-    // A pack is part of the heads of one key head.
-    u32 of_group = (group + HEADS - 1) / HEADS, kv_head = pack / of_group, first = pack % of_group * HEADS;
-    u32 count = group - first < HEADS ? group - first : HEADS;
-    first += kv_head * group;
+    u32 splits = (u32)s.splits, rows = (u32)p.q_rows;
+    auto [split, whole_row, pack, kv_head, first, count] = share_of<HEADS>(s);
     Row r = row_of(p, whole_row % rows, whole_row / rows);
     i64 keys = r.end > r.start ? r.end - r.start : 0, span = ((keys + splits - 1) / splits + KEYS - 1) / KEYS * KEYS;
     i64 from = r.start + split * span, to = from + span < r.end ? from + span : r.end;

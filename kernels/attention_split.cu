@@ -59,12 +59,8 @@ DEV void load_eight(const Tensor& t, i64 i, bool whole, float (&x)[8]) {
 template <int D, int G> DEV void attention_split(const SplitArgs& s) {
     const AttentionArgs& p = s.a;
     __shared__ float q[G][D], maxima[GROUPS][G], sums[GROUPS][G], values[GROUPS][D];
-    u32 splits = (u32)s.splits, packs = (u32)s.packs, rows = (u32)p.q_rows, group = (u32)p.group;
-    u32 split = blockIdx.x % splits, whole_row = blockIdx.x / splits / packs, pack = blockIdx.x / splits % packs;
-    // A pack is part of the heads of one key head.
-    u32 of_group = (group + G - 1) / G, kv_head = pack / of_group, first = pack % of_group * G;
-    u32 count = group - first < G ? group - first : G;
-    first += kv_head * group;
+    u32 splits = (u32)s.splits, rows = (u32)p.q_rows;
+    auto [split, whole_row, pack, kv_head, first, count] = share_of<G>(s);
     Row r = row_of(p, whole_row % rows, whole_row / rows);
     i64 keys = r.end > r.start ? r.end - r.start : 0, span = (keys / splits + GROUPS) / GROUPS * GROUPS;
     i64 from = r.start + split * span, to = from + span < r.end ? from + span : r.end;

@@ -71,15 +71,6 @@ template <int D> DEV void fetch(u32 tile, const Tensor& t, i64 at, i64 first, i6
     }
 }
 
-DEV float quad_max(float v) {
-    v = fmaxf(v, __shfl_xor_sync(0xffffffffu, v, 1));
-    return fmaxf(v, __shfl_xor_sync(0xffffffffu, v, 2));
-}
-DEV float quad_sum(float v) {
-    v += __shfl_xor_sync(0xffffffffu, v, 1);
-    return v + __shfl_xor_sync(0xffffffffu, v, 2);
-}
-
 template <class Elem, int D, int PARTS> DEV void attention_tiled(const AttentionArgs& p) {
     __shared__ __align__(128) u8 shared[2 * KEYS * D * 2]; // at the end 64 rows of D sums
     u32 ks = shared_address(shared), vs = ks + KEYS * D * 2;

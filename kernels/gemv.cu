@@ -13,19 +13,6 @@
 
 enum { THREADS = 128 };
 
-DEV int dp4a(u32 a, u32 b, int c) {
-    int d;
-    asm("dp4a.s32.s32 %0, %1, %2, %3;" : "=r"(d) : "r"(a), "r"(b), "r"(c));
-    return d;
-}
-DEV float dot(const Eight& a, const Eight& b, float sum) {
-#pragma unroll
-    for (u32 u = 0; u < 4; u++) sum += a.a.x[u] * b.a.x[u];
-#pragma unroll
-    for (u32 u = 0; u < 4; u++) sum += a.b.x[u] * b.b.x[u];
-    return sum;
-}
-
 // Of each 32 elements of x: their scale (NaN where they have none). Behind the bytes of all rows in the scratch memory.
 DEV const float* scales_of(const Args& p) {
     return (const float*)(p.scratch + p.m * p.k);

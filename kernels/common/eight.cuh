@@ -5,6 +5,19 @@
 struct Eight {
     Four a, b;
 };
+DEV float dot(const Eight& a, const Eight& b, float sum) {
+#pragma unroll
+    for (u32 u = 0; u < 4; u++) sum += a.a.x[u] * b.a.x[u];
+#pragma unroll
+    for (u32 u = 0; u < 4; u++) sum += a.b.x[u] * b.b.x[u];
+    return sum;
+}
+// Adds the products of four bytes.
+DEV int dp4a(u32 a, u32 b, int c) {
+    int d;
+    asm("dp4a.s32.s32 %0, %1, %2, %3;" : "=r"(d) : "r"(a), "r"(b), "r"(c));
+    return d;
+}
 
 // Of f32, f16 or bf16.
 DEV Eight plain_eight(i64 type, const u8* row, u32 k) {

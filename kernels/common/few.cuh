@@ -3,17 +3,6 @@
 #include "eight.cuh"
 #include "mma.cuh"
 
-DEV int dp4a(u32 a, u32 b, int c) {
-    int d;
-    asm("dp4a.s32.s32 %0, %1, %2, %3;" : "=r"(d) : "r"(a), "r"(b), "r"(c));
-    return d;
-}
-DEV float dot(const Eight& a, const Eight& b, float sum) {
-#pragma unroll
-    for (u32 u = 0; u < 8; u++) sum += u < 4 ? a.a.x[u] * b.a.x[u] : a.b.x[u - 4] * b.b.x[u - 4];
-    return sum;
-}
-
 struct alignas(8) U2 {
     u32 x, y;
 };

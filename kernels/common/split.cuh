@@ -8,6 +8,17 @@ struct SplitArgs {
     u64 splits, packs; // packs: of heads that a block has, in all heads of a row
 };
 
+// What a block has: a row, `count` of the heads of one key head from `first` on, G at most, and one of the parts of the keys.
+struct Share {
+    u32 split, row, pack, kv_head, first, count;
+};
+template <u32 G> DEV Share share_of(const SplitArgs& s) {
+    u32 splits = (u32)s.splits, packs = (u32)s.packs, group = (u32)s.a.group;
+    u32 pack = blockIdx.x / splits % packs, of_group = (group + G - 1) / G, kv_head = pack / of_group, first = pack % of_group * G;
+    u32 count = group - first < G ? group - first : G;
+    return {blockIdx.x % splits, blockIdx.x / splits / packs, pack, kv_head, first + kv_head * group, count};
+}
+
 // Of a row's head and one of its parts.
 template <int D> DEV float* values_of(const SplitArgs& s, u32 row, u32 head, u32 split) {
     return s.parts + (((u64)row * s.a.heads + head) * s.splits + split) * D;

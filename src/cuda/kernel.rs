@@ -150,15 +150,15 @@ impl Kernel {
     }
 
     /// Six extents of `shape`, innermost first; the first is returned. Dimensions that lie dense in every tensor are joined: the tensors'
-    /// strides change accordingly.
+    /// strides change accordingly. Only where a dimension is empty can a product wrap, and then nothing is launched.
     pub(super) fn joined_extents(&mut self, shape: &[usize]) -> usize {
         let mut extents: Vec<u64> = Vec::new();
         for (d, &extent) in shape.iter().rev().enumerate().filter(|(_, n)| **n != 1) {
             let to = extents.len();
             let stride = |at: usize, d: usize| self.words[at + 1 + d];
-            let dense = |at: usize| stride(at, d) == stride(at, to - 1) * extents[to - 1];
+            let dense = |at: usize| stride(at, d) == stride(at, to - 1).wrapping_mul(extents[to - 1]);
             if to > 0 && self.tensors.iter().all(|t| dense(t.1)) {
-                extents[to - 1] *= extent as u64;
+                extents[to - 1] = extents[to - 1].wrapping_mul(extent as u64);
                 continue;
             }
             self.tensors.iter().for_each(|t| self.words[t.1 + 1 + to] = self.words[t.1 + 1 + d]);

@@ -9,8 +9,8 @@ use crate::error::{Error, Result};
 
 use super::driver::{Device, Function};
 
-/// `(FAMILY.sm_XX, text)` of `kernels/*.ptx`.
-pub(super) const KERNELS: &[(&str, &str)] = include!(concat!(env!("OUT_DIR"), "/kernels.rs"));
+/// `(FAMILY.sm_XX, text)` of `kernels/*.ptx`: each text at one address, by which it is known when it was loaded.
+pub(super) static KERNELS: &[(&str, &str)] = include!(concat!(env!("OUT_DIR"), "/kernels.rs"));
 
 /// Targets whose PTX every newer GPU loads.
 const ANY: [&str; 2] = [".sm_75", ".sm_80"];
