@@ -1,7 +1,7 @@
 //! One token through a decoder's layers, recorded once and replayed: how close a device comes to the time that reading the weights and
 //! the cache takes. The sizes are Salamandra-7B's unless others are given; the weights are noise.
 //!
-//! On an H200 with 4096 keys of f16: q4_k 3.50 ms a token (one by one 3.92, floor 0.90), q8_0 4.27 (4.74, 1.59), bf16 4.82 (5.22, 2.88).
+//! On an H200 with 4096 keys of f16: q4_k 3.23 ms a token (one by one 3.39, floor 0.90), q8_0 4.14 (4.31, 1.57), bf16 4.96 (5.08, 2.85).
 //!
 //!     cargo run --release --example stack -- --device cuda --weights q4_k --keys 4096
 

@@ -1,4 +1,4 @@
-// The products of gemm.cu on Hopper's tensor cores (wgmma), of bf16 and f16: for compute capability 9.0 alone.
+// The products of gemm.cu on Hopper's tensor cores (wgmma), of bf16 and f16, and of f8e4m3 under Numerics::Fast: for compute capability 9.0 alone.
 //
 // One block a multiprocessor stays and takes tile after tile of 128 x `width` outputs; the host chooses `width`, a multiple of 16 up to 256, so that
 // the tiles fill the device (`Product::wide` in src/cuda/matmul.rs). A warp copies 64 of k at a time by tensor maps (TMA, 128-byte swizzle) into a ring
@@ -8,12 +8,18 @@
 // A gated pair is 32 rows of w beside 32 of up, by turns. Where tiles are few, a cluster of 2 or 4 blocks shares k of a tile, and each adds its
 // part of the outputs from the shared memory of all: no scratch memory, no second kernel.
 // Which tile, rows of groups and what follows the sums are gemm.cu's.
-// Promised instructions: HGMMA, UTMALDG.
+// fp8 is copied as 16-bit elements, two bytes each. Tensor cores keep about 14 bits of its sums, so those of a step (128 of k) are added in registers;
+// twice 128 columns, of which a part's sums are in the tensor cores while the other warpgroup adds its own, leave room for both.
+// Promised instructions: HGMMA, QGMMA, UTMALDG.
 // Traffic per block and k of 64, from L2: 48 KB at 128 x 256 for 4.2 MFLOP.
 // Measured on an H200 in turns with cuBLAS, bf16, TFLOP/s (cuBLAS): 4096 cubed 692 (687), 8192 cubed 666 (659); with bias and silu 428 and 483.
-// Of cuBLAS's speed on the models' shapes: 0.81 to 1.01 with 2048 rows, 0.57 to 0.99 with 512, 0.59 to 1.03 with 128, least where a product takes
-// under 20 us; 3.5 to 4 times where n is odd (49155). Open: 1536 x 384 by 128 rows takes 5.4 us, and took 3.6 in a trial whose 2-D maps and few
+// Of cuBLAS's speed on the models' shapes, the better of launching and replaying it: with 2048 rows 0.95 or more for 17 of 22, with 512 for 8 of 22
+// (median 0.89), with 128 for 7 of 21 (0.79), least where a product takes under 20 us; 3.5 to 4 times where n is odd (49155). Open: 1536 x 384 by 128 rows takes 5.4 us, and took 3.6 in a trial whose 2-D maps and few
 // parameters are the difference; steps of 64 columns 0.27 us, there 0.2.
+// f8e4m3, TFLOP/s (torch._scaled_mm, and with sums left in the tensor cores): 4096 cubed 1099 (1371, 1485), 8192 cubed 1077 (1445, 1405),
+// 2048 x 14336 x 4096 1057 (1374, 1485), 128 x 14336 x 4096 531 (694, 747). nmse of 32768 positive terms 1.5e-8, of as many whose halves cancel
+// 2.6e-6, as torch's; sums left in the tensor cores 1.1e-2 and 5.0e-2. A step of 64, 128, 256 columns takes 0.42, 0.58, 0.95 us.
+// Lost: fp8 by parts of 96 columns (192 at 4096 cubed: 806).
 // Tried and lost at 4096 cubed, where 128 x 256 had 782 TFLOP/s (cuBLAS 790): two blocks that share the wider operand by multicast (596), 256 x 128
 // (763), stores by TMA behind three stages (767), two warpgroups with a tile of 64 x 256 each by turns (741).
 #include "gemm.cuh"
@@ -82,7 +88,7 @@ template <class Type, u32 N> DEV void multiply(float (&d)[WIDEST / 2], u64 a, u6
     }
 #define PRODUCTS(type, types, out, packed)                                                                                        \
     struct type {                                                                                                                 \
-        enum { TYPE = out };                                                                                                      \
+        enum { TYPE = out, ELEM = 2 };                                                                                                      \
         static DEV u32 pack(float low, float high) {                                                                              \
             return packed(low, high);                                                                                             \
         }                                                                                                                         \
@@ -104,6 +110,25 @@ template <class Type, u32 N> DEV void multiply(float (&d)[WIDEST / 2], u64 a, u6
     PRODUCT(type, types, 256, "%128", "%129", "%130")
 PRODUCTS(Bf16s, "f32.bf16.bf16", BF16, pack_bf16)
 PRODUCTS(Halves, "f32.f16.f16", F16, pack_f16)
+
+// f8e4m3: 64 rows of x times N of w, 32 of k.
+struct WideFp8 {
+    enum { TYPE = BF16, ELEM = 1 };
+    static DEV u32 pack(float low, float high) {
+        return pack_bf16(low, high);
+    }
+};
+template <u32 N> DEV void multiply_fp8(float (&d)[N / 2], u64 a, u64 b, u32 adds);
+#define PRODUCT_FP8(n, a, b, adds)                                                                                                \
+    template <> DEV void multiply_fp8<n>(float (&d)[n / 2], u64 x, u64 w, u32 more) {                                             \
+        asm volatile("{.reg .pred adds; setp.ne.u32 adds, " adds ", 0; wgmma.mma_async.sync.aligned.m64n" #n "k32.f32.e4m3.e4m3"  \
+                     " {" NAMES_##n "}, " a ", " b ", adds, 1, 1;}"                                                               \
+                     : SUMS_##n                                                                                                   \
+                     : "l"(x), "l"(w), "r"(more));                                                                                \
+    }
+PRODUCT_FP8(32, "%16", "%17", "%18")
+PRODUCT_FP8(64, "%32", "%33", "%34")
+PRODUCT_FP8(128, "%64", "%65", "%66")
 
 // The ring of stages, and where in it.
 struct Ring {
@@ -135,15 +160,55 @@ template <class Type, u32 N> DEV void multiply_steps(float (&d)[WIDEST / 2], Rin
     products_wait<0>();
     if (steps > 0 && first_thread) barrier_arrive(ring.empty + 8 * before);
 }
-template <class Type> DEV void multiply_tile(float (&d)[WIDEST / 2], Ring& ring, u32 steps, u32 width) {
-    switch (width) {
+// The same of fp8, whose sums have about 14 bits in the tensor cores: those of a step, of N columns at a time, are added here, times the scale of
+// w's block of 128 by 128 where there is one.
+template <u32 N, u32 PARTS> DEV void multiply_steps_fp8(const Args& p, const Tile& t, float (&d)[WIDEST / 2], Ring& ring) {
+    u32 rows = threadIdx.x / 128 * (64 * ROW);
+    bool first_thread = threadIdx.x % 128 == 0;
+#pragma unroll
+    for (u32 e = 0; e < PARTS * N / 2; e++) d[e] = 0.0f;
+#pragma unroll 1
+    for (u32 step = t.first_step; step < t.end_step; step++) {
+        barrier_wait(ring.full + 8 * ring.stage, ring.parity);
+        u32 x = ring.base + ring.stage * ring.bytes + rows, w = ring.base + ring.stage * ring.bytes + HEIGHT * ROW;
+#pragma unroll
+        for (u32 c = 0; c < PARTS; c++) {
+            float part[N / 2], scale = 1.0f;
+            if (p.w_scales == OF_BLOCKS && t.first_j + c * N < p.n) scale = block_scale(p, t.first_j + c * N, step * ROW);
+            products_begin();
+#pragma unroll
+            for (u32 k = 0; k < 4; k++) multiply_fp8<N>(part, descriptor(x + k * 32), descriptor(w + c * N * ROW + k * 32), k);
+            products_end();
+            products_wait<0>();
+            if (c == PARTS - 1 && first_thread) barrier_arrive(ring.empty + 8 * ring.stage);
+#pragma unroll
+            for (u32 e = 0; e < N / 2; e++) {
+                asm volatile("" : "+f"(part[e])); // not read before the wait
+                d[c * (N / 2) + e] += scale * part[e];
+            }
+        }
+        ring.next();
+    }
+}
+template <class Type> DEV void multiply_tile(const Args& p, const Tile& t, float (&d)[WIDEST / 2], Ring& ring, u32 width) {
+    if constexpr (Type::ELEM == 1) {
+        switch (width) {
+            case 32: return multiply_steps_fp8<32, 1>(p, t, d, ring);
+            case 64: return multiply_steps_fp8<64, 1>(p, t, d, ring);
+            case 128: return multiply_steps_fp8<128, 1>(p, t, d, ring);
+            default: return multiply_steps_fp8<128, 2>(p, t, d, ring);
+        }
+    } else {
+        u32 steps = t.end_step - t.first_step;
+        switch (width) {
 #define CASE(n)                                                                                                                   \
     case n: multiply_steps<Type, n>(d, ring, steps); break;
-        CASE(32) CASE(48) CASE(64) CASE(80)
-        CASE(96) CASE(112) CASE(128) CASE(144)
-        CASE(160) CASE(176) CASE(192) CASE(208)
-        CASE(224) CASE(240) CASE(256)
+            CASE(32) CASE(48) CASE(64) CASE(80)
+            CASE(96) CASE(112) CASE(128) CASE(144)
+            CASE(160) CASE(176) CASE(192) CASE(208)
+            CASE(224) CASE(240) CASE(256)
 #undef CASE
+        }
     }
 }
 
@@ -330,7 +395,7 @@ DEV void finish_share(const Args& p, const Tile& t, const float* sums, u32 rank,
 }
 
 // Tile `at`: eight down, then right.
-DEV Tile wide_tile(const Wide& a, u32 at, u32 rank) {
+DEV Tile wide_tile(const Wide& a, u32 at, u32 rank, u32 elem) {
     const Args& p = a.p;
     Tile t;
     t.gated = p.up.data != nullptr;
@@ -345,34 +410,38 @@ DEV Tile wide_tile(const Wide& a, u32 at, u32 rank) {
         t.rows = {tile / tiles, row, row + HEIGHT < end ? row + HEIGHT : end};
     }
     t.first_j = (u64)(inside / height) * t.columns;
-    u32 steps = t.rows.b < 0 ? 0 : ((u32)p.k + STEP - 1) / STEP;
+    u32 steps = t.rows.b < 0 ? 0 : ((u32)p.k * elem + ROW - 1) / ROW;
     t.split = rank;
     t.first_step = steps * rank / a.shares, t.end_step = steps * (rank + 1) / a.shares;
     return t;
 }
 
-// Fills the ring with tile after tile: one thread.
-DEV void copy_tile(const Wide& a, u64 maps, const Tile& t, Ring& ring) {
-    u64 x_map = maps + X_MAP, w_map = x_map + MAP_BYTES, up_map = w_map + MAP_BYTES;
+// The weights of a step, to the ring's stage `stage`: one thread, as what follows.
+DEV void copy_weights(const Wide& a, u64 maps, const Tile& t, const Ring& ring, u32 stage, u32 k) {
+    u64 w_map = maps + X_MAP + MAP_BYTES, up_map = w_map + MAP_BYTES;
+    const Args& p = a.p;
+    Matrix w = p.groups ? Matrix{p.w.stride[2] ? (u32)t.rows.b : 0, 0} : matrix_at(p, p.w, t.rows.b);
+    u32 to = ring.base + stage * ring.bytes + HEIGHT * ROW, full = ring.full + 8 * stage;
+    barrier_expect(full, ring.bytes);
+    if (!t.gated) {
+        copy_box(to, w_map, k, (u32)t.first_j, w.inner, w.outer, full);
+        return;
+    }
+#pragma unroll 1
+    for (u32 j = 0; j < t.columns; j += 32) {
+        copy_box(to + 2 * j * ROW, w_map, k, (u32)t.first_j + j, w.inner, w.outer, full);
+        copy_box(to + (2 * j + 32) * ROW, up_map, k, (u32)t.first_j + j, p.groups ? w.inner : 0, 0, full);
+    }
+}
+// Fills the ring with tile after tile, the first stages of which have their weights.
+DEV void copy_tile(const Wide& a, u64 maps, const Tile& t, Ring& ring, u32 early) {
     const Args& p = a.p;
     Matrix x = p.groups ? Matrix{} : matrix_at(p, p.x, t.rows.b);
-    Matrix w = p.groups ? Matrix{p.w.stride[2] ? (u32)t.rows.b : 0, 0} : matrix_at(p, p.w, t.rows.b);
 #pragma unroll 1
     for (u32 step = t.first_step; step < t.end_step; step++) {
-        u32 to = ring.base + ring.stage * ring.bytes, full = ring.full + 8 * ring.stage, k = step * STEP;
         barrier_wait(ring.empty + 8 * ring.stage, ring.parity ^ 1);
-        barrier_expect(full, ring.bytes);
-        copy_box(to, x_map, k, (u32)t.rows.first, x.inner, x.outer, full);
-        if (!t.gated) {
-            copy_box(to + HEIGHT * ROW, w_map, k, (u32)t.first_j, w.inner, w.outer, full);
-        } else {
-#pragma unroll 1
-            for (u32 j = 0; j < t.columns; j += 32) {
-                u32 pair = to + (HEIGHT + 2 * j) * ROW;
-                copy_box(pair, w_map, k, (u32)t.first_j + j, w.inner, w.outer, full);
-                copy_box(pair + 32 * ROW, up_map, k, (u32)t.first_j + j, p.groups ? w.inner : 0, 0, full);
-            }
-        }
+        if (step - t.first_step >= early) copy_weights(a, maps, t, ring, ring.stage, step * STEP);
+        copy_box(ring.base + ring.stage * ring.bytes, maps + X_MAP, step * STEP, (u32)t.rows.first, x.inner, x.outer, ring.full + 8 * ring.stage);
         ring.next();
     }
 }
@@ -389,25 +458,35 @@ template <class Type> DEV void gemm(const Wide& a, u64 parameters) {
         barriers_made();
     }
     __syncthreads();
-    u32 first = blockIdx.x / a.shares, stride = gridDim.x / a.shares;
     if (warp >= CONSUMERS / 32) {
         registers_down<56>();
+        u32 first = block_index() / a.shares, stride = gridDim.x / a.shares;
+        u32 early = 0; // steps whose weights are asked for while the launches before still run
+        if (threadIdx.x == CONSUMERS && !p.groups && first < a.tiles) {
+            Tile t = wide_tile(a, first, rank, Type::ELEM);
+            for (; early < ring.depth && t.first_step + early < t.end_step; early++) {
+                copy_weights(a, parameters, t, ring, early, (t.first_step + early) * STEP);
+            }
+        }
+        AFTER_LAUNCHES();
 #pragma unroll 1
         for (u32 at = first; warp == CONSUMERS / 32 && at < a.tiles; at += stride) {
-            Tile t = wide_tile(a, at, rank);
-            if (threadIdx.x == CONSUMERS && t.rows.first < t.rows.end) copy_tile(a, parameters, t, ring);
+            Tile t = wide_tile(a, at, rank, Type::ELEM);
+            if (threadIdx.x == CONSUMERS && t.rows.first < t.rows.end) copy_tile(a, parameters, t, ring, at == first ? early : 0);
             __syncwarp();
         }
         if (a.shares > 1) cluster_sync(), cluster_sync();
         return;
     }
     registers_up<224>();
+    u32 first = block_index() / a.shares, stride = gridDim.x / a.shares;
+    AFTER_LAUNCHES();
     float d[WIDEST / 2] = {};
 #pragma unroll 1
     for (u32 at = first; at < a.tiles; at += stride) {
-        Tile t = wide_tile(a, at, rank);
+        Tile t = wide_tile(a, at, rank, Type::ELEM);
         if (t.rows.first == t.rows.end) continue;
-        multiply_tile<Type>(d, ring, t.end_step - t.first_step, a.width);
+        multiply_tile<Type>(p, t, d, ring, a.width);
         u64 row = t.rows.first + warp * 16;
         if (a.shares > 1) { // all have one tile
             named_sync(1, CONSUMERS); // whose stages are read
@@ -432,4 +511,9 @@ KERNEL void __launch_bounds__(CONSUMERS + 128, 1) f16_wide(const __grid_constant
     u64 parameters;
     PARAMETERS(f16_wide, parameters);
     gemm<Halves>(a, parameters);
+}
+KERNEL void __launch_bounds__(CONSUMERS + 128, 1) fp8_wide(const __grid_constant__ Wide a) {
+    u64 parameters;
+    PARAMETERS(fp8_wide, parameters);
+    gemm<WideFp8>(a, parameters);
 }

@@ -1,22 +1,19 @@
-// The products of gemm.cu where the operands are of different types, and of weights in blocks: both are rounded to bf16 on their way
-// into shared memory (Numerics::Fast allows that), so that a weight is read as it is stored and no copy of it is made.
+// The products of gemm.cu where the operands are of different types, of weights in blocks and of fp8: both are rounded to bf16 on their way
+// into shared memory (Numerics::Fast allows that; all of fp8 is exact in it, but for scales of blocks of 128 by 128, which are applied here), so that a weight is read as it is stored and no copy of it is made.
 //
 // As gemm.cu, but each thread loads 8 neighbouring k of the next step into registers, before the tensor cores work on this one, and
 // puts them into the other of two stages behind it. `any` serves all types by a switch per 8 elements, the same way for every thread;
-// the commonest formats have kernels of their own.
+// the commonest formats have kernels of their own. x of fp8 meets `any` alone.
 // Promised instructions: HMMA, LDSM.
 // Traffic: w once for each 128 (64, 16) rows of x. Measured on an H200, 14336 x 4096 in Q4_K: m = 16 112 us, 128 189, 512 568: decoding and
-// the wait for it between barriers bind it (torch's bf16 by bf16: 34 at m = 128, 85 at 512).
+// the wait for it between barriers bind it (torch's bf16 by bf16: 34 at m = 128, 85 at 512). f8e4m3 178, at m = 64 232, 128 246.
 // Target: sm_80.
 #include "gemm.cuh"
 #include "eight.cuh"
 
-// Eight elements of a row, in bf16.
-DEV U4 packed(const Eight& e) {
-    return {pack_bf16(e.a.x[0], e.a.x[1]), pack_bf16(e.a.x[2], e.a.x[3]), pack_bf16(e.b.x[0], e.b.x[1]), pack_bf16(e.b.x[2], e.b.x[3])};
-}
-DEV U4 packed_plain(i64 type, const u8* row, u32 k) {
-    return type == BF16 ? *(const U4*)(row + k * 2) : packed(plain_eight(type, row, k));
+template <class Weight> DEV U4 packed_x(i64 type, const u8* row, u32 k) {
+    if (type == BF16) return *(const U4*)(row + k * 2);
+    return packed(Weight::FP8_X ? float_eight(type, row, k) : plain_eight(type, row, k));
 }
 
 template <u32 BM, u32 WARPS_M, class Weight> DEV void gemm(const Args& p) {
@@ -35,14 +32,20 @@ template <u32 BM, u32 WARPS_M, class Weight> DEV void gemm(const Args& p) {
         u64 i = t.rows.first + line + c * 64;
         if (c >= A_CHUNKS) from[c] = weight_row(p, t, line + (c - A_CHUNKS) * 64, Weight::block(p), Weight::bytes(p));
         else if (i >= t.rows.end || line + c * 64 >= BM) from[c] = nullptr;
-        else from[c] = p.x.data + (matrix_of_rows(p, p.x, t.rows.b) + (i64)i * p.x.stride[1]) * (p.x.type == F32 ? 4 : 2);
+        else from[c] = p.x.data + (matrix_of_rows(p, p.x, t.rows.b) + (i64)i * p.x.stride[1]) * float_bytes(p.x.type);
     }
     auto load = [&](u32 step) {
         u32 k = step * 32 + chunk * 8;
 #pragma unroll
         for (u32 c = 0; c < CHUNKS; c++) {
             next[c] = {};
-            if (from[c] && k < p.k) next[c] = c < A_CHUNKS ? packed_plain(p.x.type, from[c], k) : packed(Weight::eight(p.w.type, from[c], k));
+            if (!from[c] || k >= p.k) continue;
+            if (c < A_CHUNKS) {
+                next[c] = packed_x<Weight>(p.x.type, from[c], k);
+            } else {
+                next[c] = Weight::halves(p.w.type, from[c], k);
+                if (Weight::SCALED && p.w_scales == OF_BLOCKS) scale_packed(p, t.first_j + line + (c - A_CHUNKS) * 64, k, next[c]);
+            }
         }
     };
     auto put = [&](u32 step) {
@@ -83,3 +86,4 @@ ENTRY(q4_0, 2, Only<Q4_0>)
 ENTRY(q8_0, 2, Only<Q8_0>)
 ENTRY(q4_k, 2, Only<Q4_K>)
 ENTRY(q6_k, 2, Only<Q6_K>)
+ENTRY(f8e4m3, 1, Fp8)

@@ -2,13 +2,13 @@
 // once, at the speed of memory if nothing else is slower. Groups: each row meets its own weight.
 //
 // A warp per row of w (and of up); a lane takes 8 neighbouring k, a warp 256, then the next. Two ways:
-// `exact_*`: everything in f32: w decoded once and multiplied with all rows of x. About 20 + 10 m instructions per 8 elements.
+// `exact_*`: everything in f32: w decoded once (and scaled, where blocks of 128 by 128 have scales) and multiplied with all rows of x. About 20 + 10 m instructions per 8 elements.
 // `dot_*` (Numerics::Fast): `quantize` has written x as signed bytes with a scale per 32, so four products are one instruction (dp4a)
 // and blocks are unpacked to bytes, not to floats. About 15 + 7 m instructions per 8 elements. Where 32 numbers have no scale (not all
 // finite, or all tiny) these are multiplied as they are.
 // `any` serves all types by a switch per 8 elements; the commonest formats have kernels of their own.
 // Traffic: w once, x from the L1 cache. Measured on an H200, 14336 x 4096, m = 1: Q4_K (33 MB) dot 42 us with `quantize`, exact 48; Q8_0 dot
-// 37; bf16 45. At m = 8 197, where bound by instructions: gemm_few.cu has these formats at 24.
+// 37; bf16 45; f8e4m3 41. At m = 8 197 (f8e4m3 179), where bound by instructions: gemm_few.cu has these formats at 24.
 #include "eight.cuh"
 
 enum { THREADS = 128 };
@@ -50,7 +50,7 @@ KERNEL void __launch_bounds__(THREADS) quantize(const __grid_constant__ Args p) 
 }
 
 // The sums of one row of w with ROWS rows of x, from i on: over the whole warp.
-template <u32 ROWS, bool BYTES, class Weight> DEV void sums_of(const Args& p, const u8* w, u64 i, u32 rows, float (&sum)[ROWS]) {
+template <u32 ROWS, bool BYTES, class Weight> DEV void sums_of(const Args& p, const u8* w, u64 j, u64 i, u32 rows, float (&sum)[ROWS]) {
     u32 size = p.x.type == F32 ? 4 : 2;
     const float* scales = scales_of(p);
 #pragma unroll 2
@@ -74,6 +74,7 @@ template <u32 ROWS, bool BYTES, class Weight> DEV void sums_of(const Args& p, co
             }
         } else {
             Eight f = Weight::eight(p.w.type, w, k);
+            if (Weight::SCALED && p.w_scales == OF_BLOCKS) scale_eight(p, j, k, f);
 #pragma unroll
             for (u32 r = 0; r < ROWS; r++) {
                 if (r >= rows) break;
@@ -98,7 +99,7 @@ template <u32 ROWS, bool BYTES, class Weight> DEV void gemv(const Args& p) {
         i64 row = factor ? j * p.up.stride[1] : j * p.w.stride[1];
         if (p.groups) row += b * (factor ? p.up.stride[2] : p.w.stride[2]);
         float s[ROWS] = {};
-        sums_of<ROWS, BYTES, Weight>(p, data + row / Weight::block(p) * Weight::bytes(p), i, rows, s);
+        sums_of<ROWS, BYTES, Weight>(p, data + row / Weight::block(p) * Weight::bytes(p), j, i, rows, s);
 #pragma unroll
         for (u32 r = 0; r < ROWS; r++) {
             if (factor) up[r] = s[r];
@@ -126,6 +127,7 @@ ENTRY(exact_q4_0, false, Only<Q4_0>)
 ENTRY(exact_q8_0, false, Only<Q8_0>)
 ENTRY(exact_q4_k, false, Only<Q4_K>)
 ENTRY(exact_q6_k, false, Only<Q6_K>)
+ENTRY(exact_f8e4m3, false, Fp8)
 ENTRY(dot_any, true, Any)
 ENTRY(dot_q4_0, true, Only<Q4_0>)
 ENTRY(dot_q8_0, true, Only<Q8_0>)

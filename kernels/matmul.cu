@@ -18,11 +18,6 @@ template <bool BLOCKS> DEV Four load_four(const Tensor& t, i64 row, u64 k, u64 e
     return f;
 }
 
-// Scale of the products of column j with k from there on, in blocks of 128 by 128.
-DEV float block_scale(const Args& p, u64 j, u64 k) {
-    return load_float(p.w_scale, j / 128 * p.w_scale.stride[1] + k / 128 * p.w_scale.stride[0]);
-}
-
 template <class Sum> DEV Sum warp_total(Sum v) {
     for (int step = 16; step > 0; step /= 2) v += __shfl_xor_sync(0xffffffffu, v, step);
     return v;

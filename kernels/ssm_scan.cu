@@ -8,7 +8,7 @@
 // Traffic: x, out, dt once; b and c once for each block, from cache. Floor: 3 instructions for each row, state and step; 64 heads of 64
 // rows, 128 states, 2048 steps are 3.2e9 of them, 0.11 ms at an H200's 29e12 a second. Measured there: 0.48 ms (400 cycles a step), 128 heads
 // 0.67 ms, one step of 64 heads 6.7 us. Before, 16 lanes had one row of any width and waited for each load of b and c: 5.4 and 9.3 ms.
-// Not done: chunks as products on tensor cores.
+// More than a few steps go in chunks, as products on tensor cores (ssm_chunks.cu).
 #include "elements.cuh"
 #include "activation.cuh"
 

@@ -18,7 +18,7 @@ var<workgroup> q_tile: array<vec4<f32>, ROWS * FEATURES / 4u>; // [row][feature]
 var<workgroup> scores: array<f32, ROWS * WG>; // [row][key], then the weights
 var<workgroup> parts: array<f32, WG>;
 var<workgroup> decays: array<f32, ROWS>;
-var<workgroup> ends: array<vec2<f32>, ROWS>; // what to divide by, and 0 for a blind row, NaN for a spoiled one
+var<workgroup> ends: array<f32, ROWS>; // what `end_of_row` gives
 #if split
 var<workgroup> turns: array<vec4<f32>, WG>;
 #end
@@ -27,159 +27,7 @@ var<workgroup> slots: array<u32, WG>; // a key's row among the pages', or none
 const NONE = 0xffffffffu;
 #end
 
-struct Place {
-    sequence: u32,
-    index: u32, // the tile's first row within the sequence's
-    rows: u32, // of the sequence, heads of a group counted apart
-    q_begin: u32, // of the sequence, in rows of q
-    q_valid: i32,
-    kv_begin: u32,
-    kv_valid: i32,
-}
-var<workgroup> place: Place;
-
-#if q_offsets
-// The end of sequence s - 1's query rows, `begin` being where they begin.
-fn boundary(s: u32, begin: u32) -> u32 {
-    if s > p.batch {
-        return p.q_rows;
-    }
-    return max(begin, min(u32(max(load_q_offsets(s * p.q_offsets_t0), 0)), p.q_rows));
-}
-#end
-
-fn find(tile: u32) -> Place {
-    var found = Place(0u, 0u, 0u, 0u, 0, 0u, 0);
-#if q_offsets
-    // Rows before the first sequence and behind the last are tiles of their own, of no sequence.
-    var left = tile;
-    var begin = 0u;
-    for (var s = 0u; s <= p.batch + 1u; s++) {
-        let end = boundary(s, begin);
-        let rows = (end - begin) * p.group;
-        let tiles = (rows + ROWS - 1u) / ROWS;
-        if left < tiles {
-            let real = s > 0u && s <= p.batch;
-            found = Place(select(0u, s - 1u, real), left * ROWS, rows, begin, select(0, i32(end - begin), real), 0u, 0);
-            break;
-        }
-        left -= tiles;
-        begin = end;
-    }
-    if found.q_valid == 0 {
-        return found;
-    }
-#else
-    found.sequence = tile / p.tiles;
-    found.index = tile % p.tiles * ROWS;
-    found.rows = p.q_rows * p.group;
-    found.q_valid = i32(p.q_rows);
-#if q_len
-    found.q_valid = clamp(load_q_len(found.sequence * p.q_len_t0), 0, found.q_valid);
-#end
-#end
-#if kv_offsets
-    var before = 0u;
-    for (var s = 0u; s <= found.sequence; s++) {
-        before = max(before, min(u32(max(load_kv_offsets(s * p.kv_offsets_t0), 0)), p.capacity));
-    }
-    found.kv_begin = before;
-    let after = min(u32(max(load_kv_offsets((found.sequence + 1u) * p.kv_offsets_t0), 0)), p.capacity);
-    found.kv_valid = i32(max(before, after) - before);
-#else
-    found.kv_valid = i32(p.capacity);
-#if kv_len
-    found.kv_valid = clamp(load_kv_len(found.sequence * p.kv_len_t0), 0, found.kv_valid);
-#end
-#end
-    return found;
-}
-
-// Where a key's, and a value's, head begins.
-fn key_at(b: u32, row: u32, kv_head: u32) -> u32 {
-#if block_table
-    return row / p.page * p.k_t3 + row % p.page * p.k_t2 + kv_head * p.k_t1;
-#else
-    return b * p.k_t3 + row * p.k_t2 + kv_head * p.k_t1;
-#end
-}
-
-fn value_at(b: u32, row: u32, kv_head: u32) -> u32 {
-#if block_table
-    return row / p.page * p.v_t3 + row % p.page * p.v_t2 + kv_head * p.v_t1;
-#else
-    return b * p.v_t3 + row * p.v_t2 + kv_head * p.v_t1;
-#end
-}
-
-// Elements e .. e + 4 of a head; zeros beyond its end.
-fn q_vector(at: u32, e: u32) -> vec4<f32> {
-#if q_packed
-    if e + 4u <= p.d {
-        return load4_q(at + e);
-    }
-#end
-    var v = vec4<f32>();
-    for (var c = 0u; c < 4u && e + c < p.d; c++) {
-        v[c] = load_q(at + (e + c) * p.q_t0);
-    }
-    return v;
-}
-
-fn k_vector(at: u32, e: u32) -> vec4<f32> {
-#if k_packed
-    if e + 4u <= p.d {
-        return load4_k(at + e);
-    }
-#end
-    var v = vec4<f32>();
-    for (var c = 0u; c < 4u && e + c < p.d; c++) {
-        v[c] = load_k(at + (e + c) * p.k_t0);
-    }
-    return v;
-}
-
-fn v_vector(at: u32, e: u32) -> vec4<f32> {
-#if v_packed
-    if e + 4u <= p.dv {
-        return load4_v(at + e);
-    }
-#end
-    var v = vec4<f32>();
-    for (var c = 0u; c < 4u && e + c < p.dv; c++) {
-        v[c] = load_v(at + (e + c) * p.v_t0);
-    }
-    return v;
-}
-
-// The score of a readable key for row `index` of the sequence; -inf where it is hidden.
-fn score(b: u32, index: u32, kv_head: u32, key: i32, dot: f32, q_valid: i32, kv_valid: i32) -> f32 {
-    let i = index / p.group;
-    let head = kv_head * p.group + index % p.group;
-    let position = kv_valid - q_valid + i32(i);
-    var visible = i32(i) < q_valid;
-#if causal
-    visible = visible && key <= position;
-#end
-#if window
-    visible = visible && abs(position - key) < i32(p.window);
-#end
-    if !visible {
-        return -infinity();
-    }
-    var s = dot * p.scale;
-#if softcap
-    s = p.softcap * tanh_(s / p.softcap);
-#end
-#if alibi
-    s += load_alibi(head * p.alibi_t0) * f32(key - position);
-#end
-#if mask
-    let added = load_mask(b * p.mask_t3 + head * p.mask_t2 + i * p.mask_t1 + u32(key) * p.mask_t0);
-    s = select(s + added, added, is_infinite(added) && added < 0.0); // whatever the score
-#end
-    return s;
-}
+#use attention_common
 
 #main 64
     let group = id.x + id.y * p.grid_x;
@@ -201,30 +49,16 @@ fn score(b: u32, index: u32, kv_head: u32, key: i32, dot: f32, q_valid: i32, kv_
         var v = vec4<f32>();
         if index <= last {
             let head = kv_head * p.group + index % p.group;
-#if q_offsets
-            let q_at = (here.q_begin + index / p.group) * p.q_t2 + head * p.q_t1;
-#else
-            let q_at = b * p.q_t3 + index / p.group * p.q_t2 + head * p.q_t1;
-#end
+            let q_at = query_at(here, index / p.group, head);
             v = q_vector(q_at, e % (FEATURES / 4u) * 4u);
         }
         q_tile[e] = v;
     }
 
     // Keys start .. end may be visible to a row of the tile.
-    let offset = here.kv_valid - here.q_valid;
-    var start = 0;
-    var end = here.kv_valid;
-#if causal
-    end = min(end, offset + i32(last / p.group) + 1);
-#end
-#if window
-    start = max(0, offset + i32(here.index / p.group) - i32(p.window) + 1) & ~63;
-    end = min(end, offset + i32(last / p.group) + i32(p.window));
-#end
-    if i32(here.index / p.group) >= here.q_valid {
-        end = 0;
-    }
+    let span = span_of(here, last);
+    let start = span.x & ~63;
+    let end = span.y;
     workgroupBarrier();
 
     let row = lane / PER_ROW;
@@ -268,12 +102,15 @@ fn score(b: u32, index: u32, kv_head: u32, key: i32, dot: f32, q_valid: i32, kv_
             }
         }
 #repeat r ROWS
-        if readable && here.index + $ru <= last {
-            scores[$ru * WG + lane] = score(b, here.index + $ru, kv_head, key, s$r, here.q_valid, here.kv_valid);
-        } else {
-            scores[$ru * WG + lane] = -infinity();
-        }
+        scores[$ru * WG + lane] = s$r;
 #end
+        for (var r = 0u; r < ROWS; r++) {
+            var s = -infinity();
+            if readable && here.index + r <= last {
+                s = score(b, here.index + r, kv_head, key, scores[r * WG + lane], here.q_valid, here.kv_valid);
+            }
+            scores[r * WG + lane] = s;
+        }
         workgroupBarrier();
 
         var most = -infinity();
@@ -341,26 +178,7 @@ fn score(b: u32, index: u32, kv_head: u32, key: i32, dot: f32, q_valid: i32, kv_
         }
         let index = here.index + row;
         let head = kv_head * p.group + index % p.group;
-        let blind = is_infinite(largest) && !spoiled;
-        var decay = 1.0;
-#if sinks
-        let sink = load_sinks(head * p.sinks_t0);
-        spoiled = spoiled || (!blind && (is_nan(sink) || (is_infinite(sink) && sink > 0.0)));
-        let next = max(largest, sink);
-        decay = select(exp_(largest - next), 0.0, blind);
-        sum = sum * decay + exp_(sink - next);
-        largest = next;
-#end
-        ends[row] = vec2(sum, select(select(decay, 0.0, blind), nan(), spoiled));
-#if lse
-        var y = select(largest + log_(sum), -infinity(), is_infinite(largest) || i32(index / p.group) >= here.q_valid);
-        y = select(y, nan(), spoiled);
-#if q_offsets
-        store_lse(head * p.lse_t1 + (here.q_begin + index / p.group) * p.lse_t0, y);
-#else
-        store_lse(b * p.lse_t2 + head * p.lse_t1 + index / p.group * p.lse_t0, y);
-#end
-#end
+        ends[row] = end_of_row(here, index / p.group, head, largest, sum, spoiled);
     }
 #if split
     turns[lane] = o0;
@@ -374,20 +192,19 @@ fn score(b: u32, index: u32, kv_head: u32, key: i32, dot: f32, q_valid: i32, kv_
         o0 += turns[lane + n * COLUMNS];
     }
 #end
+    for (var h = 0u; h < HELD && here.index + held + h <= last; h++) {
+        var o = o0;
+        switch h {
 #repeat h HELD
-    if here.index + held + $hu <= last {
-        let index = here.index + held + $hu;
-        let head = kv_head * p.group + index % p.group;
-#if q_offsets
-        let at = (here.q_begin + index / p.group) * p.out_t2 + head * p.out_t1;
-#else
-        let at = b * p.out_t3 + index / p.group * p.out_t2 + head * p.out_t1;
+            case $hu: { o = o$h; }
 #end
-        let end_of = ends[held + $hu];
+            default: {}
+        }
+        let index = here.index + held + h;
+        let at = result_at(here, index / p.group, kv_head * p.group + index % p.group);
+        let factor = ends[held + h];
         for (var c = 0u; c < 4u && column + c < p.dv; c++) {
-            let y = select(o$h[c] * end_of.y / end_of.x, 0.0, end_of.y == 0.0);
-            store_out(at + (column + c) * p.out_t0, select(y, nan(), is_nan(end_of.y)));
+            store_out(at + (column + c) * p.out_t0, select(o[c] * factor, 0.0, is_blind(factor)));
         }
     }
-#end
 }

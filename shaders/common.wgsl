@@ -1,7 +1,12 @@
 // What every shader may use: bit tests (WGSL may assume that no float is NaN), encodings of 16-bit floats, and functions
 // whose accuracy does not depend on the driver (WGSL's own exp and tanh may be hundreds of ulps off).
 
-const WG = 64u; // threads of a workgroup that shares one row
+// Threads of a workgroup that shares one row.
+#if long
+const WG = 256u;
+#else
+const WG = 64u;
+#end
 
 fn is_nan(x: f32) -> bool {
     return (bitcast<u32>(x) & 0x7fffffffu) > 0x7f800000u;
@@ -32,17 +37,9 @@ fn order(x: f32) -> u32 {
     return select(bits | 0x80000000u, ~bits, (bits >> 31u) == 1u);
 }
 
-// Every f16, subnormals included, is a normal f32: nothing here can be flushed to zero.
+// Exact, subnormals included.
 fn f16_decode(h: u32) -> f32 {
-    let sign = (h & 0x8000u) << 16u;
-    let rest = h & 0x7fffu;
-    if rest >= 0x7c00u {
-        return bitcast<f32>(sign | p.infinity | ((rest & 0x3ffu) << 13u));
-    }
-    if rest < 0x400u {
-        return bitcast<f32>(sign | bitcast<u32>(f32(rest) * 5.9604644775390625e-8));
-    }
-    return bitcast<f32>(sign | ((rest << 13u) + 0x38000000u));
+    return unpack2x16float(h).x;
 }
 
 // To nearest even; infinite from 65520 on.

@@ -24,7 +24,11 @@
         let j = e % p.d;
         var values: array<f32, 32>;
         for (var n = 0u; n < 32u; n++) {
+#if staged
+            values[n] = scratch[p.scratch_at + token * p.heads * p.d + e + n];
+#else
             values[n] = load_x(token * p.x_t2 + head * p.x_t1 + (j + n) * p.x_t0);
+#end
         }
         cache_encode(p.cache_at + (row + head * p.cache_t1 + j) / 32u * BYTES, &values);
     }

@@ -1,11 +1,17 @@
 // out[b, i, j] = residual + scale * act(x_scale[i] w_scale[j] sum_k x[b, i, k] w[b, j, k] + bias[j]) (* x upT).
-// `tiled`: ACROSS x DOWN threads compute ROWS x COLUMNS outputs each from tiles of 16 elements of k held in workgroup
+// `tiled`: ACROSS x DOWN threads compute ROWS x COLUMNS outputs each from tiles of 4 K elements of k held in workgroup
 //   memory, rows and columns of one thread lying DOWN and ACROSS apart. Four neighbours along k at a time: a thread
-//   reads ROWS + COLUMNS vectors for ROWS * COLUMNS * 4 products. Beyond k both tiles hold zeros.
-// `cooperative`: 4 subgroups compute 64 x 64 from tiles of 32 elements of k in f16, 32 x 32 each, by the device's own products of
-//   EDGE x EDGE matrices, summed in f32.
+//   reads ROWS + COLUMNS vectors for ROWS * COLUMNS * 4 products. Beyond k both tiles hold zeros. f32, 4096 cubed on an H200 in TFLOP/s:
+//   25 by 8 x 8 (128 x 128), 19 with vectors along k unrolled; 20 by 4 x 4 (64 x 64) and by 4 x 8. Not run there since results leave by way
+//   of workgroup memory, with which lavapipe 22.3 takes 2 to 32 % less for floats, 12 % more for 32 rows by q4_k (one run), and compiles a
+//   quarter as long.
+// `cooperative`: subgroups compute HIGH x BROAD of the device's own matrices of EDGE x EDGE each, f16 summed in f32, from tiles of DEPTH
+//   elements of k. 4096 cubed on an H200: 128 TFLOP/s. Lost: tiles kept as vec4<u32>, which crash its compiler, and matrices
+//   loaded from the operands themselves: 38.
 // `gemv`: 64 threads share the sums of one column for up to ROWS rows: each weight is decoded once.
 //   Four columns a workgroup, for one reading of x, lost: 1.4 (q8_0) to 1.7 times (q4_k) as long on lavapipe, 1 x 1024 x 4096.
+// `columns`: 64 threads share the sums of COLUMNS columns, eight elements of k at a time: one load of 16 bytes of bf16. 1 x 4096 x 4096
+//   bf16 on lavapipe 22.3: 12.5 ms by four columns, 17 by two, 97 by `gemv`.
 // `element`: a thread per output: integer products, which wrap.
 // `grouped`: rows of x are sorted by expert; a tile's rows all belong to one.
 
@@ -47,6 +53,8 @@ fn boundary(g: u32, begin: u32) -> u32 {
 }
 #end
 
+#if by_halves
+#else
 #if load4
 // x[.., k .. k + 4] of the row that begins at `row`; zeros beyond the end.
 fn x_vector(row: u32, k: u32) -> vec4<f32> {
@@ -102,217 +110,138 @@ fn up_vector(row: u32, j: u32, k: u32) -> vec4<f32> {
 }
 #end
 #end
+#end
 
 #if tiled
-const K = 4u; // vectors of a tile along k
-const THREADS = ACROSS * DOWN;
-var<workgroup> x_tile: array<vec4<f32>, ROWS * DOWN * K>; // [row][k]
-var<workgroup> w_tile: array<vec4<f32>, COLUMNS * ACROSS * K>; // [column][k]
-#if up
-var<workgroup> up_tile: array<vec4<f32>, COLUMNS * ACROSS * K>;
-#end
-var<workgroup> place: vec4<u32>; // first row, end of the rows, matrix, whether there is a matrix
-
-#main ACROSS*DOWN
-    let group = id.x + id.y * p.grid_x;
-    if group >= p.groups {
-        return;
-    }
-    let first_j = group % p.tiles_n * (COLUMNS * ACROSS);
-#if grouped
-    if lane == 0u {
-        var tile = group / p.tiles_n;
-        var begin = 0u;
-        place = vec4(p.m, p.m, 0u, 0u);
-        for (var g = 0u; g <= p.experts + 1u; g++) {
-            let end = boundary(g, begin);
-            let tiles = (end - begin + ROWS * DOWN - 1u) / (ROWS * DOWN);
-            if tile < tiles {
-                let real = g > 0u && g <= p.experts;
-                place = vec4(begin + tile * (ROWS * DOWN), end, select(0u, g - 1u, real), select(0u, 1u, real));
-                break;
-            }
-            tile -= tiles;
-            begin = end;
-        }
-    }
-#else
-    if lane == 0u {
-        let first = group / p.tiles_n % p.tiles_m * (ROWS * DOWN);
-        place = vec4(first, p.m, group / (p.tiles_n * p.tiles_m), 1u);
-    }
-#end
-    let here = workgroupUniformLoad(&place);
-    let first_i = here.x;
-    let end_i = here.y;
-    let b = here.z;
-    let k_end = select(0u, p.k, here.w == 1u);
-    let down = lane / ACROSS;
-    let across = lane % ACROSS;
-    let x_row = at_x(b);
-    let w_row = at_w(b);
-#if up
-    let up_row = at_up(b);
-#end
-#repeat r ROWS
-#repeat c COLUMNS
-    var s$r_$c = 0.0;
-#if up
-    var u$r_$c = 0.0;
-#end
-#end
-#end
-    for (var first = 0u; first < k_end; first += 4u * K) {
-        for (var e = lane; e < ROWS * DOWN * K; e += THREADS) {
-            let i = first_i + e / K;
-            var v = vec4<f32>();
-            if i < end_i {
-                v = x_vector(x_row + i * p.x_t1, first + e % K * 4u);
-            }
-            x_tile[e] = v;
-        }
-        for (var e = lane; e < COLUMNS * ACROSS * K; e += THREADS) {
-            let j = first_j + e / K;
-            let k = first + e % K * 4u;
-            var v = vec4<f32>();
-            if j < p.n && k < p.k {
-                v = w_vector(w_row, j, k);
-            }
-            w_tile[e] = v;
-#if up
-            v = vec4<f32>();
-            if j < p.n && k < p.k {
-                v = up_vector(up_row, j, k);
-            }
-            up_tile[e] = v;
-#end
-        }
-        workgroupBarrier();
-        for (var kk = 0u; kk < K; kk++) {
-#repeat c COLUMNS
-            let w$c = w_tile[(across + $cu * ACROSS) * K + kk];
-#if up
-            let v$c = up_tile[(across + $cu * ACROSS) * K + kk];
-#end
-#end
-#repeat r ROWS
-            let x$r = x_tile[(down + $ru * DOWN) * K + kk];
-#repeat c COLUMNS
-            s$r_$c += dot(x$r, w$c);
-#if up
-            u$r_$c += dot(x$r, v$c);
-#end
-#end
-#end
-        }
-        workgroupBarrier();
-    }
-#if grouped
-    if here.w == 0u {
-        // Rows of no expert are zero, whatever their scale.
-#repeat r ROWS
-#repeat c COLUMNS
-        if first_i + down + $ru * DOWN < end_i && first_j + across + $cu * ACROSS < p.n {
-            let row = first_i + down + $ru * DOWN;
-            store_out(at_out(0u) + row * p.out_t1 + (first_j + across + $cu * ACROSS) * p.out_t0, 0.0);
-        }
-#end
-#end
-        return;
-    }
-#end
-#repeat r ROWS
-    {
-        let i = first_i + down + $ru * DOWN;
-#repeat c COLUMNS
-        if i < end_i && first_j + across + $cu * ACROSS < p.n {
-#if up
-            finish(b, i, first_j + across + $cu * ACROSS, s$r_$c, u$r_$c);
-#else
-            finish(b, i, first_j + across + $cu * ACROSS, s$r_$c, 0.0);
-#end
-        }
-#end
-    }
-#end
-}
+#use matmul_tiled
 #end
 
 #if cooperative
-const SIDE = 32u / EDGE; // matrices along a side of a subgroup's square
-const DEPTH = 32u; // elements of a tile along k
-const PITCH = 40u; // apart: rows begin in different banks
-var<workgroup> x_half: array<f16, 64u * PITCH>; // [row][k]
-var<workgroup> w_half: array<f16, 64u * PITCH>; // [column][k]
-var<workgroup> results: array<f32, 4u * EDGE * EDGE>;
+// Subgroups of a workgroup lie OVER x BESIDE, each with HIGH x BROAD matrices.
+const TALL = OVER * HIGH * EDGE;
+const WIDE = BESIDE * BROAD * EDGE;
+const FOURS = DEPTH / 4u; // of four halves, along k
+const PITCH = DEPTH + 8u; // apart: rows begin in different banks
+var<workgroup> x_half: array<f16, TALL * PITCH>; // [row][k]
+var<workgroup> w_half: array<f16, WIDE * PITCH>; // [column][k]
+var<workgroup> results: array<f32, OVER * BESIDE * EDGE * EDGE>;
+
+// Four halves of the tile from k = `first` on, the `e`-th piece of its rows; zeros beyond the end.
+fn x_piece(e: u32, first_i: u32, first: u32, x_row: u32) -> vec4<f16> {
+    let i = first_i + e / FOURS;
+    let k = first + e % FOURS * 4u;
+    var v = vec4<f16>();
+    if i < p.m && k < p.k {
+#if by_halves
+        v = x_halves[(p.x_at + x_row + i * p.x_t1 + k) >> 2u];
+#else
+        v = vec4<f16>(x_vector(x_row + i * p.x_t1, k));
+#end
+    }
+    return v;
+}
+
+fn w_piece(e: u32, first_j: u32, first: u32, w_row: u32) -> vec4<f16> {
+    let j = first_j + e / FOURS;
+    let k = first + e % FOURS * 4u;
+    var v = vec4<f16>();
+    if j < p.n && k < p.k {
+#if by_halves
+        v = w_halves[(p.w_at + w_row + j * p.w_t1 + k) >> 2u];
+#else
+        v = vec4<f16>(w_vector(w_row, j, k));
+#end
+    }
+    return v;
+}
 
 #main THREADS
     let group = id.x + id.y * p.grid_x;
     if group >= p.groups {
         return;
     }
-    let first_j = group % p.tiles_n * 64u;
-    let first_i = group / p.tiles_n % p.tiles_m * 64u;
-    let b = group / (p.tiles_n * p.tiles_m);
+    // Eight tiles down before the next ones across: what runs at a time shares its rows and columns.
+    let matrix = p.tiles_n * p.tiles_m;
+    let tile = group % matrix;
+    let band = tile / (8u * p.tiles_n) * 8u;
+    let high = min(8u, p.tiles_m - band);
+    let first_i = (band + tile % (8u * p.tiles_n) % high) * TALL;
+    let first_j = tile % (8u * p.tiles_n) / high * WIDE;
+    let b = group / matrix;
     let x_row = at_x(b);
     let w_row = at_w(b);
-    let down = subgroup.x / 2u * 32u;
-    let across = subgroup.x % 2u * 32u;
+    let down = subgroup.x / BESIDE * (HIGH * EDGE);
+    let across = subgroup.x % BESIDE * (BROAD * EDGE);
     let own = subgroup.x * EDGE * EDGE;
-    let pitch = PITCH;
     let edge = EDGE;
-    var sums: array<array<MatrixC, SIDE>, SIDE>;
+#repeat i HIGH
+#repeat j BROAD
+    var s$i_$j: MatrixC;
+#end
+#end
+    let pitch = PITCH;
+#repeat n X_LOADS
+    var x_next$n = x_piece(lane + $nu * THREADS, first_i, 0u, x_row);
+#end
+#repeat n W_LOADS
+    var w_next$n = w_piece(lane + $nu * THREADS, first_j, 0u, w_row);
+#end
     for (var first = 0u; first < p.k; first += DEPTH) {
-        for (var e = lane; e < 64u * DEPTH / 4u; e += THREADS) {
-            let row = e / (DEPTH / 4u);
-            let k = e % (DEPTH / 4u) * 4u;
-            var x = vec4<f32>();
-            var w = vec4<f32>();
-            if first_i + row < p.m && first + k < p.k {
-                x = x_vector(x_row + (first_i + row) * p.x_t1, first + k);
-            }
-            if first_j + row < p.n && first + k < p.k {
-                w = w_vector(w_row, first_j + row, first + k);
-            }
 #repeat c 4
-            x_half[row * PITCH + k + $cu] = f16(x[$c]);
-            w_half[row * PITCH + k + $cu] = f16(w[$c]);
+#repeat n X_LOADS
+        x_half[(lane + $nu * THREADS) / FOURS * PITCH + (lane + $nu * THREADS) % FOURS * 4u + $cu] = x_next$n[$c];
+#end
+#repeat n W_LOADS
+        w_half[(lane + $nu * THREADS) / FOURS * PITCH + (lane + $nu * THREADS) % FOURS * 4u + $cu] = w_next$n[$c];
+#end
+#end
+        workgroupBarrier();
+        // The next tile is on its way while this one is computed.
+#repeat n X_LOADS
+        x_next$n = x_piece(lane + $nu * THREADS, first_i, first + DEPTH, x_row);
+#end
+#repeat n W_LOADS
+        w_next$n = w_piece(lane + $nu * THREADS, first_j, first + DEPTH, w_row);
+#end
+        for (var k = 0u; k < DEPTH; k += EDGE) {
+#repeat i HIGH
+            let x_at$i = (down + $iu * EDGE) * PITCH + k; // every argument has a name: naga's writer needs it
+            let x$i = coopLoadT<MatrixA>(&x_half[x_at$i], pitch);
+#end
+#repeat j BROAD
+            let w_at$j = (across + $ju * EDGE) * PITCH + k;
+            let w$j = coopLoad<MatrixB>(&w_half[w_at$j], pitch);
+#repeat i HIGH
+            s$i_$j = coopMultiplyAdd(x$i, w$j, s$i_$j);
+#end
 #end
         }
         workgroupBarrier();
-        for (var k = 0u; k < DEPTH; k += EDGE) {
-            for (var i = 0u; i < SIDE; i++) {
-                let x_at = (down + i * EDGE) * PITCH + k; // every argument has a name: naga's writer needs it
-                let x = coopLoadT<MatrixA>(&x_half[x_at], pitch);
-                for (var j = 0u; j < SIDE; j++) {
-                    let w_at = (across + j * EDGE) * PITCH + k;
-                    let w = coopLoad<MatrixB>(&w_half[w_at], pitch);
-                    sums[i][j] = coopMultiplyAdd(x, w, sums[i][j]);
-                }
+    }
+#repeat i HIGH
+#repeat j BROAD
+    {
+        let sum = s$i_$j;
+        coopStoreT(sum, &results[own], edge);
+        workgroupBarrier();
+        for (var e = subgroup.z; e < EDGE * EDGE; e += THREADS / (OVER * BESIDE)) {
+            let row = first_i + down + $iu * EDGE + e / EDGE;
+            let column = first_j + across + $ju * EDGE + e % EDGE;
+            if row < p.m && column < p.n {
+                finish(b, row, column, results[own + e], 0.0);
             }
         }
         workgroupBarrier();
     }
-    for (var i = 0u; i < SIDE; i++) {
-        for (var j = 0u; j < SIDE; j++) {
-            let sum = sums[i][j];
-            coopStoreT(sum, &results[own], edge);
-            workgroupBarrier();
-            for (var e = subgroup.z; e < EDGE * EDGE; e += THREADS / 4u) {
-                let row = first_i + down + i * EDGE + e / EDGE;
-                let column = first_j + across + j * EDGE + e % EDGE;
-                if row < p.m && column < p.n {
-                    finish(b, row, column, results[own + e], 0.0);
-                }
-            }
-            workgroupBarrier();
-        }
-    }
+#end
+#end
 }
 #end
 
 #if gemv
+#if grouped
 var<workgroup> place: vec2<u32>;
+#end
 
 #main 64
     let group = id.x + id.y * p.grid_x;
@@ -374,19 +303,89 @@ var<workgroup> place: vec2<u32>;
         }
 #end
     }
+    // A thread ends one row.
+    var total = 0.0;
+    var up = 0.0;
 #repeat r ROWS
     if $ru < rows {
-        let total = sum_all(lane, s$r);
+        let sum = sum_all(lane, s$r);
+        total = select(total, sum, lane == $ru);
 #if up
-        let up = sum_all(lane, u$r);
-#else
-        let up = 0.0;
+        let other = sum_all(lane, u$r);
+        up = select(up, other, lane == $ru);
 #end
-        if lane == 0u {
-            finish(b, first + $ru, j, total, up);
-        }
     }
 #end
+    if lane < rows {
+        finish(b, first + lane, j, total, up);
+    }
+}
+#end
+
+#if columns
+// The workgroup's sums, [column][row].
+var<workgroup> parts: array<f32, WG * COLUMNS * ROWS>;
+
+#main 64
+    let group = id.x + id.y * p.grid_x;
+    if group >= p.groups {
+        return;
+    }
+    let first_j = group % p.tiles_n * COLUMNS;
+    let b = group / p.tiles_n;
+    let x_row = at_x(b);
+    let w_row = at_w(b);
+#repeat c COLUMNS
+#repeat r ROWS
+    var s$c_$r = 0.0;
+#end
+    let row$c = w_row + min(first_j + $cu, p.n - 1u) * p.w_t1;
+#end
+    for (var k = lane * 8u; k < p.k; k += 8u * WG) {
+#repeat c COLUMNS
+        let w$c = load8_w(row$c + k);
+#end
+#repeat r ROWS
+        if $ru < p.m {
+            let x = load8_x(x_row + $ru * p.x_t1 + k);
+#repeat c COLUMNS
+            s$c_$r += dot(x[0], w$c[0]) + dot(x[1], w$c[1]);
+#end
+        }
+#end
+    }
+#if subgroups
+#repeat c COLUMNS
+#repeat r ROWS
+    s$c_$r = subgroupAdd(s$c_$r);
+#end
+#end
+    let part = subgroup.x;
+    let parts_of = subgroup.y;
+    let writes = subgroup.z == 0u;
+#else
+    let part = lane;
+    let parts_of = WG;
+    let writes = true;
+#end
+    if writes {
+#repeat c COLUMNS
+#repeat r ROWS
+        parts[part * (COLUMNS * ROWS) + $cu * ROWS + $ru] = s$c_$r;
+#end
+#end
+    }
+    workgroupBarrier();
+    if lane < COLUMNS * ROWS {
+        var total = 0.0;
+        for (var n = 0u; n < parts_of; n++) {
+            total += parts[n * (COLUMNS * ROWS) + lane];
+        }
+        let j = first_j + lane / ROWS;
+        if lane % ROWS < p.m && j < p.n {
+            finish(b, lane % ROWS, j, total, 0.0);
+        }
+    }
 }
 #end
 

@@ -391,44 +391,82 @@ fn T_reciprocal(d: f32) -> f32 {
     return select(r, 0.0, is_infinite(r) || is_nan(r));
 }
 #end
-#if encode_q8_0
+#if encode_bytes
 fn T_encode(at: u32, x: ptr<function, array<f32, 32>>) {
     let most = T_largest(x);
     if is_nan(most) {
         T_put_half(at, nan());
-        for (var i = 0u; i < 32u; i++) {
-            T_put(at + 2u + i, 0u);
+        for (var i = 2u; i < T_BYTES; i++) {
+            T_put(at + i, 0u);
         }
         return;
     }
     let d = divide_exact(abs(most), 127.0);
     let inverse = T_reciprocal(d);
     T_put_half(at, d);
+    var sum = 0;
     for (var i = 0u; i < 32u; i++) {
         let v = apart((*x)[i] * inverse);
         let whole = i32(v);
         let rest = v - f32(whole);
-        T_put(at + 2u + i, bitcast<u32>(whole + select(0, 1, rest >= 0.5) - select(0, 1, rest <= -0.5)));
+        let q = whole + select(0, 1, rest >= 0.5) - select(0, 1, rest <= -0.5);
+        sum += q;
+        T_put(at + T_BYTES - 32u + i, bitcast<u32>(q));
     }
+#if encode_q8_1
+    T_put_half(at + 2u, f32(sum) * d);
+#end
 }
 #end
-#if encode_q4_0
+#if encode_codes
+#if encode_fifths
+const T_TOP = 31u;
+#else
+const T_TOP = 15u;
+#end
+
+// Codes up to `T_TOP`, of 4 or 5 bits: scale, smallest number where there is one, fifth bits, nibbles.
 fn T_encode(at: u32, x: ptr<function, array<f32, 32>>) {
     let most = T_largest(x);
     if is_nan(most) {
         T_put_half(at, nan());
-        for (var i = 0u; i < 16u; i++) {
-            T_put(at + 2u + i, 0u);
+        for (var i = 2u; i < T_BYTES; i++) {
+            T_put(at + i, 0u);
         }
         return;
     }
-    let d = most * -0.125;
-    let inverse = T_reciprocal(d);
-    T_put_half(at, d);
-    for (var i = 0u; i < 16u; i++) {
-        let low = min(u32(max(apart((*x)[i] * inverse) + 8.5, 0.0)), 15u);
-        let high = min(u32(max(apart((*x)[i + 16u] * inverse) + 8.5, 0.0)), 15u);
-        T_put(at + 2u + i, low | (high << 4u));
+#if encode_offset
+    var low = (*x)[0];
+    var high = low;
+    for (var i = 1u; i < 32u; i++) {
+        low = min(low, (*x)[i]);
+        high = max(high, (*x)[i]);
     }
+    // A range beyond the largest number: an infinite scale, and codes of 0.
+    let range = high - low;
+    let wide = is_infinite(range);
+    let d = select(divide_exact(range, f32(T_TOP)), infinity(), wide);
+    let inverse = select(T_reciprocal(d), 0.0, wide);
+    let middle = 0.5;
+    T_put_half(at + 2u, low);
+#else
+    let low = 0.0;
+    let d = most * (-2.0 / f32(T_TOP + 1u));
+    let inverse = T_reciprocal(d);
+    let middle = 0.5 * f32(T_TOP + 1u) + 0.5;
+#end
+    T_put_half(at, d);
+    var fifths = 0u;
+    for (var i = 0u; i < 16u; i++) {
+        let a = min(u32(max(apart(((*x)[i] - low) * inverse) + middle, 0.0)), T_TOP);
+        let b = min(u32(max(apart(((*x)[i + 16u] - low) * inverse) + middle, 0.0)), T_TOP);
+        fifths |= ((a >> 4u) << i) | ((b >> 4u) << (i + 16u));
+        T_put(at + T_BYTES - 16u + i, (a & 15u) | ((b & 15u) << 4u));
+    }
+#if encode_fifths
+    for (var i = 0u; i < 4u; i++) {
+        T_put(at + T_BYTES - 20u + i, fifths >> (8u * i));
+    }
+#end
 }
 #end

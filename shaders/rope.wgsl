@@ -1,12 +1,8 @@
-// One thread per token, head and pair (and, with a cache, per element that is not rotated but copied). Angles are exact: frequencies come as turns per position in units of 2^-64, so
-// that position times frequency, modulo whole turns, is an integer product modulo 2^64.
+// One thread per token, head and pair (and, with a cache, per element that is not rotated but copied). Angles are exact:
+// frequencies come as turns per position in units of 2^-64, so that position times frequency, modulo whole turns, is an
+// integer product modulo 2^64. What goes to a quantized cache lies in `scratch` for kv_append.wgsl, unrounded.
 
-fn high_product(a: u32, b: u32) -> u32 {
-    let low = (a & 0xffffu) * (b & 0xffffu);
-    let mid = (a >> 16u) * (b & 0xffffu) + (low >> 16u);
-    let mid2 = (a & 0xffffu) * (b >> 16u) + (mid & 0xffffu);
-    return (a >> 16u) * (b >> 16u) + (mid >> 16u) + (mid2 >> 16u);
-}
+#use wide
 
 #if factors
 // frequency / factor, modulo whole turns: long division by the factor's 24-bit significand, byte by byte, then a shift by
@@ -52,6 +48,14 @@ fn divide(frequency: ptr<function, vec2<u32>>, factor: f32) -> bool {
     let head = i / p.parts % p.heads;
     let token = i / (p.parts * p.heads);
     let row = token * p.x_t2 + head * p.x_t1;
+#if blocks
+    let staged = p.scratch_at + (token * p.heads + head) * p.d;
+    if pair >= p.pairs {
+        let j = pair + p.pairs;
+        scratch[staged + j] = load_x(row + j * p.x_t0);
+        return;
+    }
+#else
 #if cache
     let slot = load_slots(token * p.slots_t0);
     var kept = slot >= 0 && u32(slot) < p.capacity;
@@ -70,6 +74,7 @@ fn divide(frequency: ptr<function, vec2<u32>>, factor: f32) -> bool {
         }
         return;
     }
+#end
 #end
     let position = load_positions(token * p.positions_t0);
     var frequency = vec2(constants[2u * pair], constants[2u * pair + 1u]);
@@ -113,10 +118,15 @@ fn divide(frequency: ptr<function, vec2<u32>>, factor: f32) -> bool {
     let turned = vec2(a * turn.x - b * turn.y, a * turn.y + b * turn.x);
     store_x(row + first * p.x_t0, turned.x);
     store_x(row + second * p.x_t0, turned.y);
+#if blocks
+    scratch[staged + first] = turned.x;
+    scratch[staged + second] = turned.y;
+#else
 #if cache
     if kept {
         store_cache(cached + first * p.cache_t0, turned.x);
         store_cache(cached + second * p.cache_t0, turned.y);
     }
+#end
 #end
 }

@@ -20,6 +20,29 @@ DEV bool in_fours(const Tensor& t) {
 template <int W> struct alignas(4 * W) Floats {
     float x[W];
 };
+// As they lie in memory: several may be loaded before the first is decoded, which waits for it.
+template <int W> struct alignas(4 * W) Raw {
+    u32 x[W];
+};
+template <int W> DEV Raw<W> load_raw(const Tensor& t, i64 i) {
+    if (t.type == F32) return *(const Raw<W>*)((const float*)t.data + i);
+    if constexpr (W == 1) return {((const u16*)t.data)[i]};
+    else {
+        struct alignas(8) Pairs {
+            u32 a, b;
+        } v = *(const Pairs*)((const u16*)t.data + i);
+        return {v.a, v.b};
+    }
+}
+template <int W> DEV Floats<W> decoded(const Tensor& t, const Raw<W>& r) {
+    Floats<W> y;
+#pragma unroll
+    for (int u = 0; u < W; u++) {
+        u16 half = (u16)(r.x[u / 2] >> u % 2 * 16);
+        y.x[u] = t.type == F32 ? __uint_as_float(r.x[u]) : t.type == F16 ? f16_decode(half) : bf16_decode(half);
+    }
+    return y;
+}
 template <int W> DEV Floats<W> load_floats(const Tensor& t, i64 i) {
     if constexpr (W == 1) return {load_float(t, i)};
     else if (t.type == F32) return *(const Floats<4>*)((const float*)t.data + i);

@@ -220,7 +220,7 @@ template <u32 WORDS> DEV void prepare(const Args& p) {
 // 16 bytes that are read once.
 DEV U4 streamed(const u8* from) {
     U4 v;
-    asm("ld.global.nc.L1::no_allocate.v4.u32 {%0,%1,%2,%3}, [%4];" : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "l"(from));
+    asm volatile("ld.global.nc.L1::no_allocate.v4.u32 {%0,%1,%2,%3}, [%4];" : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "l"(from));
     return v;
 }
 
@@ -291,6 +291,7 @@ template <u32 T, u32 NT, u32 WARPS, u32 STAGES> DEV void few(const Args& p) {
     };
 #pragma unroll 1
     for (u32 s = 0; s < STAGES - 1; s++) copy(s);
+    AFTER_LAUNCHES();
 
     // Rows of x lie so that all banks are in use.
     u32 pitch = count * 512 + 32, kept = NT == 1 ? m : (u32)COLUMNS;
@@ -445,10 +446,10 @@ template <u32 T, u32 NT, u32 WARPS, u32 STAGES> DEV void few(const Args& p) {
     }
 }
 
-
-// 16-bit floats, 16 rows of w to a block whose warps share k, from global memory to registers.
-template <class M, u32 NT> DEV void few_floats(const Args& p) {
-    enum : u32 { COLUMNS = NT * 8, WARPS = 8, DEPTH = 4 };
+// 16-bit floats, or x of these by f8e4m3: 16 rows of w to a block whose warps share k, from global memory to registers. A lane has 16 bytes of a
+// row of w at a time. Sums of fp8 get their scale every 64 of k, where blocks of 128 by 128 have one.
+template <class M, u32 NT, bool FP8> DEV void few_floats(const Args& p) {
+    enum : u32 { COLUMNS = NT * 8, WARPS = 8, DEPTH = 4, ELEM = FP8 ? 1 : 2, STEP = 64 / ELEM };
     __shared__ float sums[WARPS][COLUMNS][16];
     u32 lane = threadIdx.x % 32, warp = threadIdx.x / 32, c = lane % 4, m = (u32)p.m;
     bool gated = p.up.data != nullptr;
@@ -458,36 +459,64 @@ template <class M, u32 NT> DEV void few_floats(const Args& p) {
     for (u32 h = 0; h < 2; h++) {
         u64 j = (u64)blockIdx.x * high + lane / 4 + (gated ? 0 : 8 * h);
         const Tensor& t = gated && h ? p.up : p.w;
-        w[h] = t.data + (i64)(j < p.n ? j : p.n - 1) * t.stride[1] * 2 + c * 16;
+        w[h] = t.data + (i64)(j < p.n ? j : p.n - 1) * t.stride[1] * ELEM + c * 16;
     }
 #pragma unroll
     for (u32 n = 0; n < NT; n++) {
         u32 i = n * 8 + lane / 4;
-        x[n] = p.x.data + (i64)(i < m ? i : m - 1) * p.x.stride[1] * 2 + c * 16;
+        x[n] = p.x.data + (i64)(i < m ? i : m - 1) * p.x.stride[1] * 2 + c * (STEP / 2);
     }
     float y[NT][4] = {};
-#pragma unroll 1
-    for (u32 k = warp * 32 * DEPTH; k < p.k; k += 32 * DEPTH * WARPS) {
-        U4 a[DEPTH][2];
+    U4 next[DEPTH][2];
+    auto load = [&](u32 k) {
 #pragma unroll
         for (u32 d = 0; d < DEPTH; d++) {
-            bool inside = k + 32 * d + 8 * c < p.k;
+            bool inside = k + STEP * d + STEP / 4 * c < p.k;
 #pragma unroll
             for (u32 h = 0; h < 2; h++) {
-                a[d][h] = {};
-                if (inside) a[d][h] = streamed(w[h] + (k + 32 * d) * 2);
+                next[d][h] = {};
+                if (inside) next[d][h] = streamed(w[h] + (k + STEP * d) * ELEM);
             }
         }
+    };
+    load(warp * STEP * DEPTH);
+    AFTER_LAUNCHES();
+#pragma unroll 1
+    for (u32 k = warp * STEP * DEPTH; k < p.k; k += STEP * DEPTH * WARPS) {
+        U4 a[DEPTH][2];
+#pragma unroll
+        for (u32 d = 0; d < DEPTH; d++) a[d][0] = next[d][0], a[d][1] = next[d][1];
+        load(k + STEP * DEPTH * WARPS);
 #pragma unroll
         for (u32 d = 0; d < DEPTH; d++) {
-            bool inside = k + 32 * d + 8 * c < p.k;
-            u32 first[4] = {a[d][0].x, a[d][1].x, a[d][0].y, a[d][1].y}, second[4] = {a[d][0].z, a[d][1].z, a[d][0].w, a[d][1].w};
+            bool inside = k + STEP * d + STEP / 4 * c < p.k;
+            float part[NT][4] = {};
+            float(&to)[NT][4] = FP8 ? part : y;
 #pragma unroll
-            for (u32 n = 0; n < NT; n++) {
-                U4 b = {};
-                if (inside) b = *(const U4*)(x[n] + (k + 32 * d) * 2);
-                M::mma(y[n], first, b.x, b.y);
-                M::mma(y[n], second, b.z, b.w);
+            for (u32 e = 0; e < 2 / ELEM; e++) {
+                U4 f[2];
+#pragma unroll
+                for (u32 h = 0; h < 2; h++) {
+                    if constexpr (FP8) f[h] = e ? eight_halves<M>(a[d][h].z, a[d][h].w) : eight_halves<M>(a[d][h].x, a[d][h].y);
+                    else f[h] = a[d][h];
+                }
+                u32 first[4] = {f[0].x, f[1].x, f[0].y, f[1].y}, second[4] = {f[0].z, f[1].z, f[0].w, f[1].w};
+#pragma unroll
+                for (u32 n = 0; n < NT; n++) {
+                    U4 b = {};
+                    if (inside) b = *(const U4*)(x[n] + (k + STEP * d) * 2 + e * 16);
+                    M::mma(to[n], first, b.x, b.y);
+                    M::mma(to[n], second, b.z, b.w);
+                }
+            }
+            if (FP8) {
+                float scale = 1.0f;
+                if (p.w_scales == OF_BLOCKS && k + STEP * d < p.k) scale = block_scale(p, (u64)blockIdx.x * high, k + STEP * d);
+#pragma unroll
+                for (u32 n = 0; n < NT; n++) {
+#pragma unroll
+                    for (u32 u = 0; u < 4; u++) y[n][u] += scale * part[n][u];
+                }
             }
         }
     }

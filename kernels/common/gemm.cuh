@@ -84,8 +84,9 @@ template <u32 BM, u32 WARPS_M, class Type> struct Warps {
     };
     Sum sums[MI][NI][4];
 
-    // Adds the products of 64 bytes of k.
-    DEV void multiply(u32 a_tile) {
+    // Adds the products of 64 bytes of k. Sums that are short of bits in the tensor cores are added here, times a scale.
+    DEV void multiply(u32 a_tile, float scale = 1.0f) {
+        if constexpr (Type::SHORT) return multiply_short(a_tile, scale);
         u32 lane = threadIdx.x % 32, wm = threadIdx.x / 32 / WARPS_N, wn = threadIdx.x / 32 % WARPS_N, b_tile = a_tile + A_BYTES;
 #pragma unroll
         for (u32 half = 0; half < 2; half++) {
@@ -100,6 +101,32 @@ template <u32 BM, u32 WARPS_M, class Type> struct Warps {
             for (u32 i = 0; i < MI; i++) {
 #pragma unroll
                 for (u32 j = 0; j < NI; j++) Type::mma(sums[i][j], a[i], b[j / 2][j % 2 * 2], b[j / 2][j % 2 * 2 + 1]);
+            }
+        }
+    }
+
+    DEV void multiply_short(u32 a_tile, float scale) {
+        u32 lane = threadIdx.x % 32, wm = threadIdx.x / 32 / WARPS_N, wn = threadIdx.x / 32 % WARPS_N, b_tile = a_tile + A_BYTES;
+        u32 b[2][NI / 2][4];
+#pragma unroll
+        for (u32 half = 0; half < 2; half++) {
+#pragma unroll
+            for (u32 j = 0; j < NI / 2; j++) {
+                load_matrices(b[half][j], b_tile + place(wn * WN + j * 16 + lane % 8 + lane / 16 * 8, half * 2 + lane / 8 % 2));
+            }
+        }
+#pragma unroll
+        for (u32 i = 0; i < MI; i++) {
+            u32 a[2][4];
+#pragma unroll
+            for (u32 half = 0; half < 2; half++) load_matrices(a[half], a_tile + place(wm * WM + i * 16 + lane % 16, half * 2 + lane / 16));
+#pragma unroll
+            for (u32 j = 0; j < NI; j++) {
+                float part[4] = {};
+#pragma unroll
+                for (u32 half = 0; half < 2; half++) Type::mma(part, a[half], b[half][j / 2][j % 2 * 2], b[half][j / 2][j % 2 * 2 + 1]);
+#pragma unroll
+                for (u32 u = 0; u < 4; u++) sums[i][j][u] += scale * part[u];
             }
         }
     }

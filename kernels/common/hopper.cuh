@@ -46,6 +46,12 @@ DEV void named_sync(u32 barrier, u32 threads) {
     asm volatile("bar.sync %0, %1;" ::"r"(barrier), "r"(threads) : "memory");
 }
 
+// The block's index, read anew: kept from before registers change hands it would be spilled.
+DEV u32 block_index() {
+    u32 index;
+    asm volatile("mov.u32 %0, %ctaid.x;" : "=r"(index));
+    return index;
+}
 // The block's rank in its cluster.
 DEV u32 cluster_rank() {
     u32 rank;

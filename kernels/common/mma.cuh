@@ -23,10 +23,10 @@ DEV void load_matrices(u32 (&r)[4], u32 row) {
                  : "memory");
 }
 
-// 16 rows by 32 bytes of k times 8 columns: the same fragments, whatever the bytes hold.
-#define MMA(name, elem, sum, constraint, shape, types)                                                                            \
+// 16 rows by 32 bytes of k times 8 columns: the same fragments, whatever the bytes hold. SHORT: sums have about 14 bits.
+#define MMA(name, elem, short, sum, constraint, shape, types)                                                                     \
     struct name {                                                                                                                 \
-        enum { ELEM = elem };                                                                                                     \
+        enum { ELEM = elem, SHORT = short };                                                                                                     \
         typedef sum Sum;                                                                                                          \
         static DEV void mma(Sum(&d)[4], const u32 (&a)[4], u32 b0, u32 b1) {                                                      \
             asm volatile("mma.sync.aligned." shape ".row.col." types " {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"     \
@@ -34,11 +34,12 @@ DEV void load_matrices(u32 (&r)[4], u32 row) {
                          : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));                                         \
         }                                                                                                                         \
     };
-MMA(Bf16, 2, float, "+f", "m16n8k16", "f32.bf16.bf16.f32")
-MMA(Half, 2, float, "+f", "m16n8k16", "f32.f16.f16.f32")
-MMA(Tf32, 4, float, "+f", "m16n8k8", "f32.tf32.tf32.f32") // reads the upper 19 bits
-MMA(Signed, 1, int, "+r", "m16n8k32", "s32.s8.s8.s32")
-MMA(Unsigned, 1, int, "+r", "m16n8k32", "s32.u8.s8.s32")
+MMA(Bf16, 2, 0, float, "+f", "m16n8k16", "f32.bf16.bf16.f32")
+MMA(Half, 2, 0, float, "+f", "m16n8k16", "f32.f16.f16.f32")
+MMA(Tf32, 4, 0, float, "+f", "m16n8k8", "f32.tf32.tf32.f32") // reads the upper 19 bits
+MMA(Signed, 1, 0, int, "+r", "m16n8k32", "s32.s8.s8.s32")
+MMA(Unsigned, 1, 0, int, "+r", "m16n8k32", "s32.u8.s8.s32")
+MMA(Fp8s, 1, 1, float, "+f", "m16n8k32", "f32.e4m3.e4m3.f32") // since sm_89
 
 // Two floats, rounded to nearest even, the first lowest.
 DEV u32 pack_bf16(float low, float high) {

@@ -111,6 +111,11 @@ DEV float w_scale(const Args& p, u64 j) {
     return load_float(p.w_scale, p.w_scales == OF_TENSOR ? 0 : j * p.w_scale.stride[0]);
 }
 
+// Scale of the products of column j with k from there on, in blocks of 128 by 128.
+DEV float block_scale(const Args& p, u64 j, u64 k) {
+    return load_float(p.w_scale, j / 128 * p.w_scale.stride[1] + k / 128 * p.w_scale.stride[0]);
+}
+
 // Where the matrix of some rows begins.
 struct Place {
     i64 b, out, residual;

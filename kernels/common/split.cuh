@@ -58,31 +58,38 @@ template <int D> DEV void put_together(const SplitArgs& s, const Row& r, u32 who
     for (u32 g = warp; g < count; g += blockDim.x / 32) {
         u32 head = first + g;
         const float *part = values_of<D>(s, whole_row, head, 0), *top = top_of<D>(s, whole_row, head, 0);
-        float most = -INFINITE, total = 0.0f;
-#pragma unroll 4
-        for (u32 i = place; i < splits; i += 32) most = fmaxf(most, load_fresh(top + 2 * i));
-        most = warp_max(most);
-        float sink = p.sinks.data ? load_float(p.sinks, head * p.sinks.stride[0]) : -INFINITE;
-        float highest = fmaxf(most, sink), by = highest == -INFINITE ? 0.0f : highest;
-#pragma unroll 4
-        for (u32 i = place; i < splits; i += 32) total += load_fresh(top + 2 * i + 1) * exponential(load_fresh(top + 2 * i) - by);
-        total = warp_sum(total);
-        bool blind = most == -INFINITE && !is_nan(total), spoiled = !blind && (is_nan(total) || !(sink < INFINITE));
-        if (sink != -INFINITE) total += exponential(sink - by);
-        float value[D / 32] = {};
-#pragma unroll 1
-        for (u32 i = 0; i < splits; i += 8) {
-            // All loads of a turn are under way at once.
-            float weight[8], loaded[8][D / 32];
+        // All loads of a turn are under way at once, those of the first before anything is known of the maxima.
+        enum : u32 { TURN = D > 128 ? 8 : 16 };
+        float weight[TURN], loaded[TURN][D / 32], value[D / 32] = {};
+        auto load_turn = [&](u32 i) {
 #pragma unroll
-            for (u32 j = 0; j < 8; j++) {
+            for (u32 j = 0; j < TURN; j++) {
                 u32 from = i + j < splits ? i + j : splits - 1;
                 weight[j] = load_fresh(top + 2 * from);
 #pragma unroll
                 for (u32 e = 0; e < D / 32; e++) loaded[j][e] = load_fresh(part + (u64)from * D + e * 32 + place);
             }
+        };
+        float most = -INFINITE, total = 0.0f, mine = place < splits ? load_fresh(top + 2 * place) : -INFINITE;
+        float sum = place < splits ? load_fresh(top + 2 * place + 1) : 0.0f;
+        load_turn(0);
+#pragma unroll 1
+        for (u32 i = place; i < splits; i += 32) most = fmaxf(most, i == place ? mine : load_fresh(top + 2 * i));
+        most = warp_max(most);
+        float sink = p.sinks.data ? load_float(p.sinks, head * p.sinks.stride[0]) : -INFINITE;
+        float highest = fmaxf(most, sink), by = highest == -INFINITE ? 0.0f : highest;
+#pragma unroll 1
+        for (u32 i = place; i < splits; i += 32) {
+            total += i == place ? sum * exponential(mine - by) : load_fresh(top + 2 * i + 1) * exponential(load_fresh(top + 2 * i) - by);
+        }
+        total = warp_sum(total);
+        bool blind = most == -INFINITE && !is_nan(total), spoiled = !blind && (is_nan(total) || !(sink < INFINITE));
+        if (sink != -INFINITE) total += exponential(sink - by);
+#pragma unroll 1
+        for (u32 i = 0; i < splits; i += TURN) {
+            if (i > 0) load_turn(i);
 #pragma unroll
-            for (u32 j = 0; j < 8; j++) {
+            for (u32 j = 0; j < TURN; j++) {
                 float scale = i + j < splits ? exponential(weight[j] - by) : 0.0f;
 #pragma unroll
                 for (u32 e = 0; e < D / 32; e++) value[e] += i + j < splits ? loaded[j][e] * scale : 0.0f;

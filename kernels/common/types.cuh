@@ -10,6 +10,9 @@ typedef long long i64;
 #define DEV __device__ __forceinline__
 #define INFINITE __uint_as_float(0x7f800000u)
 #define NOT_A_NUMBER __uint_as_float(0x7fc00000u)
+// What was launched before is done; what comes after may begin to be. Before it a kernel reads weights at most, and writes nothing. A comment, which
+// src/cuda/module.rs makes an instruction where the GPU has it; tools/ptx puts it first in the kernels that do not place it themselves.
+#define AFTER_LAUNCHES() asm volatile("//~ griddepcontrol.wait; griddepcontrol.launch_dependents;" ::: "memory")
 
 // In the order of src/dtype.rs.
 enum Type {

@@ -6,7 +6,7 @@ use super::{
     Device,
     decode::decode_strided,
     kernel::{Args, Kernel, Tensor},
-    matmul::{PANEL, pack, packed_length, packing},
+    matmul::{PANEL, Way},
     pool::Pool,
     simd::{Simd, row, simd},
 };
@@ -21,22 +21,25 @@ use crate::{
 const STRETCH: usize = 512;
 
 pub(super) fn plan(device: &Arc<Device>, op: &Gather) -> Result<Plans> {
-    let mut plans = kernel(device, op, false)?;
-    if packing(&op.table).is_some() {
-        plans.extend(kernel(device, op, true)?);
+    let mut plans = kernel(device, op, Way::Plain)?;
+    let pairs = device.isa.pairs() && op.table.dtype() == DType::BF16;
+    for way in [Way::Panel, Way::PairsPanel].into_iter().take(1 + usize::from(pairs)) {
+        if way.packing(&op.table).is_some() {
+            plans.extend(kernel(device, op, way)?);
+        }
     }
     Ok(plans)
 }
 
-fn kernel(device: &Arc<Device>, op: &Gather, packed: bool) -> Result<Plans> {
+/// Of a table as products read it.
+fn kernel(device: &Arc<Device>, op: &Gather, way: Way) -> Result<Plans> {
     let op = *op;
     let (rows, n, isa) = (op.table.dim(1), op.index.dim(0), device.isa);
-    let way = if packed { "panel" } else { "plain" };
-    let name = format_args!("gather-{}-{}-{way}", op.table.dtype(), op.out.dtype());
+    let name = format_args!("gather-{}-{}-{}", op.table.dtype(), op.out.dtype(), way.name());
     let known = Features::STRIDED | Features::BROADCAST | Features::SCALE;
     let mut kernel = Kernel::new(device, op, name, known)?.determinism(Determinism::BatchInvariant);
-    if let Some(packing) = packing(&op.table).filter(|_| packed) {
-        kernel = kernel.packing(0, packing, move |rows, plain, packed, pool| pack(isa, rows, plain, packed, pool));
+    if let Some(packing) = way.packing(&op.table).filter(|_| way.is_packed()) {
+        kernel = kernel.packing(0, packing, move |rows, plain, packed, pool| way.pack(isa, rows, plain, packed, pool));
     }
     kernel.plan(move |args: &Args, pool: &mut Pool| {
         let (table, index, out) = (args.of("table"), args.of("index"), args.of("out"));
@@ -45,14 +48,14 @@ fn kernel(device: &Arc<Device>, op: &Gather, packed: bool) -> Result<Plans> {
             let row = unsafe { *index.at::<i32>(0, i) };
             let row = usize::try_from(row).ok().filter(|&r| r < rows);
             // SAFETY: the row exists, and row i of the output is this task's.
-            simd!(args.isa, s => unsafe { one_row(s, op.scale.get(), table, packed, row, out, i) });
+            simd!(args.isa, s => unsafe { one_row(s, op.scale.get(), table, way, row, out, i) });
         });
     })
 }
 
 /// The row, or zeros where there is none.
 #[inline(always)]
-unsafe fn one_row<S: Simd>(s: S, scale: f32, table: Tensor, packed: bool, row: Option<usize>, out: Tensor, i: usize) {
+unsafe fn one_row<S: Simd>(s: S, scale: f32, table: Tensor, way: Way, row: Option<usize>, out: Tensor, i: usize) {
     let (d, dtype) = (table.spec.dim(0), table.dtype());
     let mut values = [0f32; STRETCH];
     let values = values.as_mut_ptr();
@@ -63,16 +66,25 @@ unsafe fn one_row<S: Simd>(s: S, scale: f32, table: Tensor, packed: bool, row: O
             if let Some(row) = row {
                 let first = row / PANEL * PANEL;
                 let width = PANEL.min(table.rows() - first);
-                if packed && dtype == DType::I8 {
-                    // Four bytes of each row of a panel in turn.
-                    let from = table.pointer::<i8>().add(first * packed_length(dtype, d) + (row - first) * 4);
-                    (0..n).for_each(|p| *values.add(p) = *from.add((at + p) / 4 * width * 4 + (at + p) % 4) as f32);
-                } else if packed {
-                    let element = first * d + at * width + row - first;
-                    let from = table.pointer::<u8>().add(element * dtype.block().1);
-                    decode_strided(s, dtype, from, width, values, n);
-                } else {
-                    decode_strided(s, dtype, table.at::<u8>(row, at), table.spec.stride(0), values, n);
+                let bytes = dtype.block().1;
+                match way.packed_length(dtype, d) {
+                    Some(length) if way == Way::PairsPanel || dtype == DType::I8 => {
+                        // A word of each row of a panel in turn: four bytes, or two bf16.
+                        let from = table.pointer::<u8>().add(first * length * bytes + (row - first) * 4);
+                        let place = |p: usize| (at + p) * bytes / 4 * width * 4 + (at + p) * bytes % 4;
+                        for p in 0..n {
+                            let from = from.add(place(p));
+                            *values.add(p) = match way {
+                                Way::PairsPanel => f32::from_bits((*from.cast::<u16>() as u32) << 16),
+                                _ => *from.cast::<i8>() as f32,
+                            };
+                        }
+                    }
+                    Some(length) => {
+                        let element = first * length + at * width + row - first;
+                        decode_strided(s, dtype, table.pointer::<u8>().add(element * bytes), width, values, n);
+                    }
+                    None => decode_strided(s, dtype, table.at::<u8>(row, at), table.spec.stride(0), values, n),
                 }
                 if scale != 1.0 {
                     let scale = s.splat(scale);

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::{
     Device,
     kernel::{Args, Kernel, Tensor},
-    matmul::{Epilogue, Job, Product, ROWS, Sum, Way, Weight, most_rows, pack, packed_length, packing},
+    matmul::{Epilogue, Job, Product, ROWS, Sum, Way, Weight, most_rows, packing, pair_ways, rounds},
     pool::Pool,
     simd::{row, simd},
 };
@@ -17,10 +17,14 @@ use crate::{
 
 pub(super) fn plan(device: &Arc<Device>, op: &GroupedMatmul) -> Result<Plans> {
     let mut plans = Plans::new();
-    if [&op.w].into_iter().chain(&op.up).all(|w| packing(w).is_some()) {
+    let mut weights = [&op.w].into_iter().chain(&op.up);
+    for way in pair_ways(device, op.x.dtype(), weights.clone()) {
+        plans.extend(kernel(device, op, way)?);
+    }
+    if weights.clone().all(|w| packing(w).is_some()) {
         plans.extend(kernel(device, op, Way::Panel)?);
     }
-    if op.numerics == Numerics::Fast && op.w.dtype().is_quantized() && device.isa.dots() {
+    if op.numerics == Numerics::Fast && weights.all(rounds) && device.isa.dots() {
         plans.extend(kernel(device, op, Way::Int8)?);
     }
     plans.extend(kernel(device, op, Way::Plain)?);
@@ -36,7 +40,7 @@ fn kernel(device: &Arc<Device>, op: &GroupedMatmul, way: Way) -> Result<Plans> {
         _ => (Way::Rows, ROWS),
     };
     let (many, few) = (new(way, rows), new(by_rows, limit.min(rows)));
-    let may_mix = way != Way::Panel && op.determinism <= Determinism::ThreadCount;
+    let may_mix = !way.is_packed() && op.determinism <= Determinism::ThreadCount;
     let known = Features::STRIDED
         | Features::BROADCAST
         | Features::BATCH
@@ -47,12 +51,12 @@ fn kernel(device: &Arc<Device>, op: &GroupedMatmul, way: Way) -> Result<Plans> {
     let mut kernel = Kernel::new(device, op, name, known)?
         .scratch(many.scratch().max(few.scratch()))
         .determinism(if may_mix { Determinism::ThreadCount } else { Determinism::BatchInvariant });
-    if way == Way::Panel {
+    if way.is_packed() {
         let isa = device.isa;
         for (i, o) in op.operands().iter().enumerate().filter(|(_, o)| matches!(o.name, "w" | "up")) {
-            if let Some(packing) = packing(&o.spec) {
-                kernel =
-                    kernel.packing(i, packing, move |rows, plain, packed, pool| pack(isa, rows, plain, packed, pool));
+            if let Some(packing) = way.packing(&o.spec) {
+                kernel = kernel
+                    .packing(i, packing, move |rows, plain, packed, pool| way.pack(isa, rows, plain, packed, pool));
             }
         }
     }
@@ -67,12 +71,9 @@ fn kernel(device: &Arc<Device>, op: &GroupedMatmul, way: Way) -> Result<Plans> {
             let end = offset(g + 1).max(begin);
             let weight = |name: &str| {
                 let tensor = args.get(name)?;
-                let offset = if way == Way::Panel {
-                    g * n * packed_length(tensor.dtype(), k)
-                } else {
-                    g * tensor.spec.stride(2)
-                };
-                Some(Weight { tensor, offset, packed: way == Way::Panel, scales: None })
+                let packed = way.packed_length(tensor.dtype(), k);
+                let offset = packed.map_or(g * tensor.spec.stride(2), |length| g * n * length);
+                Some(Weight { tensor, offset, packed, scales: None })
             };
             let Some(w) = weight("w") else { return };
             let epilogue = Epilogue {

@@ -8,7 +8,7 @@ use crate::{
     op::{Array, Fill, Numerics, Rng, Role},
 };
 
-const LARGER: &[&str] = &[
+pub(super) const LARGER: &[&str] = &[
     // rows of several tiles against keys of several tiles, in each form
     "attention q=f32:1x150x4x64 k=f32:1x210x2x64 v=f32:1x210x2x64 out=f32:1x150x4x64 causal=true",
     "attention q=bf16:2x70x3x40 k=f16:2x140x1x40 v=bf16:2x140x1x24 out=f32:2x70x3x24 window=50 causal=true",
@@ -33,6 +33,14 @@ const LARGER: &[&str] = &[
     "matmul x=f32:3x800 w=q8_0:270x800 out=f32:3x270 numerics=fast",
     "matmul x=f32:23x1280 w=q6_k:70x1280 out=f32:23x70 numerics=fast",
     "matmul x=bf16:40x288 w=iq4_nl:170x288 out=bf16:40x170 numerics=fast determinism=batch-invariant",
+    "matmul x=f32:3x800 w=q5_0:270x800 out=f32:3x270 numerics=fast",
+    "matmul x=f32:19x1040 w=i8:70x1040 out=f32:19x70 w_scale=f32:70 numerics=fast",
+    "matmul x=bf16:2x1043 w=i8:70x1043 up=i8:70x1043 out=bf16:2x70 act=silu numerics=fast",
+    "matmul x=f32:9x530 w=i8:70x530@1x70 out=f32:9x70 w_scale=f32:1 numerics=fast",
+    "grouped_matmul x=f32:90x300 w=i8:3x70x300 offsets=i32:4 out=f32:90x70 numerics=fast",
+    // 8-bit floats, with each kind of scales
+    "matmul x=f32:3x545 w=f8e4m3:150x545 out=f32:3x150 w_scale=f32:150",
+    "matmul x=bf16:19x545 w=f8e5m2:150x545 out=bf16:19x150 w_scale=f32:2x5",
     // bytes: several blocks of k, strips, panels and matrices, packed and not, each kind of output
     "matmul x=i8:19x2101 w=i8:70x2101 out=i32:19x70",
     "matmul x=u8:33x1100 w=i8:64x1100 out=i32:33x64",

@@ -1,7 +1,7 @@
 //! The processor's limits, measured with all threads of the pool: register-only loops of multiply-adds, and streams through a
 //! buffer larger than the last cache, of large pages. The best of a few runs counts, since other programs only slow it down.
 
-use std::{hint::black_box, time::Instant};
+use std::{hint::black_box, sync::OnceLock, time::Instant};
 
 use super::{
     machine,
@@ -35,7 +35,7 @@ pub(super) fn measure(isa: Isa, pool: &mut Pool, stream: &mut [f32]) -> Peaks {
     // Where the processor has no dot product of small types, or a slower one, they are computed in f32.
     (peaks.half_flops, peaks.int8_ops) = (peaks.f32_flops, peaks.f32_flops);
     #[cfg(target_arch = "x86_64")]
-    if matches!(isa, Isa::Avx512(_)) {
+    if matches!(isa, Isa::Avx512(_) | Isa::Avx512Bf16(..)) {
         use super::simd::{DotBf16, DotInt8};
         if let Some(dot) = DotBf16::detect() {
             peaks.half_flops = peaks
@@ -69,6 +69,23 @@ pub(super) fn measure(isa: Isa, pool: &mut Pool, stream: &mut [f32]) -> Peaks {
     });
     peaks.copy_bytes = bytes / copy;
     peaks
+}
+
+/// True where dot products of bf16 pairs do more than multiply-adds of f32: some processors start one in the time of two, others as many. Measured once.
+pub(super) fn pairs_are_faster() -> bool {
+    static FASTER: OnceLock<bool> = OnceLock::new();
+    *FASTER.get_or_init(measure_pairs)
+}
+
+fn measure_pairs() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    if let (Some(dot), Some(s)) = (super::simd::DotBf16::detect(), super::simd::Avx512::<false>::detect()) {
+        let pairs = best(|| run(|| dot.chains::<CHAINS>(ROUNDS / 4)));
+        let singles = best(|| simd!(Isa::Avx512(s), s => multiply_add(s)));
+        // A quarter of the rounds, of 64 operations of each chain where the others are 32.
+        return singles > 1.2 * 2.0 * pairs;
+    }
+    false
 }
 
 /// Runs what the compiler would otherwise leave out.

@@ -2,7 +2,7 @@ use std::sync::Arc;
 
 use super::{
     driver::Device,
-    kernel::{Kernel, Sequence},
+    kernel::{Compiled, Kernel, Sequence, in_pieces},
     module::Modules,
 };
 use crate::{
@@ -41,12 +41,14 @@ pub(super) fn plans(op: &Op, o: &Attention, device: &Arc<Device>, modules: &Modu
     // PTX for sm_90a loads on compute capability 9.0 alone.
     let hopper = device.driver.capability() == (9, 0);
     let wide = wide(op, o, processors).filter(|_| hopper).map(compile).transpose()?;
-    let wide =
-        wide.zip(tiled.clone()).map(|(wide, otherwise)| Arc::new(Sequence { steps: vec![wide], otherwise }) as _);
+    let sequence = |kernel: Option<Compiled>, otherwise: &Option<Arc<Compiled>>| {
+        let otherwise = otherwise.clone()?;
+        Sequence::of(vec![kernel?], Some(otherwise))
+    };
+    let wide = sequence(wide, &tiled);
     let split = split(op, o, processors).map(compile).transpose()?.map(Arc::new);
     let decode = decode(op, o, processors).filter(ampere).map(compile).transpose()?;
-    let decode =
-        decode.zip(split.clone()).map(|(kernel, otherwise)| Arc::new(Sequence { steps: vec![kernel], otherwise }) as _);
+    let decode = sequence(decode, &split);
     let [tiled, by_row, split] =
         [tiled, Some(Arc::new(compile(by_row)?)), split].map(|kernel| kernel.map(|k| k as Arc<dyn Plan>));
     let order = match o.q.dim(2) >= FEW {
@@ -186,7 +188,7 @@ fn splits_of(kernel: &mut Kernel, rows: usize, packs: usize, splits: usize, valu
 
 /// Whether heads are dense and begin eight elements apart, if the operand does.
 fn whole(s: &Spec) -> bool {
-    s.stride(0) == 1 && (1..4).all(|d| s.dim(d) <= 1 || s.stride(d).is_multiple_of(8))
+    in_pieces(s, 8)
 }
 
 /// Whether heads are made of eights.

@@ -1,11 +1,14 @@
 //! What a device is driven through, and a device opened on it: its memory and copies.
 
-use std::{fmt::Debug, sync::Arc, time::Duration};
+use std::{fmt::Debug, ops::Range, sync::Arc, time::Duration};
+
+use arrayvec::ArrayVec;
 
 use crate::{
     backend::{Buffer, RawBuffer, Replay, Token, View},
     error::{Error, Result},
     host::Account,
+    op::MAX_OPERANDS,
 };
 
 /// Drives one device with one in-order queue: NVIDIA's driver, or in tests an interpreter of PTX.
@@ -45,6 +48,9 @@ pub(super) trait Driver: Debug + Send + Sync {
 
     /// Compute capability: 9 and 0 are Hopper.
     fn capability(&self) -> (i32, i32);
+
+    /// The CUDA version that the driver is for: it loads PTX as old as that or older.
+    fn cuda(&self) -> (i32, i32);
 }
 
 /// A loaded kernel.
@@ -52,8 +58,19 @@ pub(super) trait Function: Debug + Send + Sync {
     /// Enqueues the kernel.
     ///
     /// # Safety
-    /// The parameters are the kernel's own struct, and every address in them is valid for what the kernel does with it.
-    unsafe fn launch(&self, params: &Params, grid: Grid) -> Result<(), Failure>;
+    /// The parameters are the kernel's own struct, and every address in them is valid for what the kernel does with it; `touched` is true.
+    unsafe fn launch(&self, params: &Params, grid: Grid, touched: &Touched) -> Result<(), Failure>;
+}
+
+/// Addresses: the operands and scratch memory that a launch has to do with.
+pub(super) type Addresses = ArrayVec<Range<u64>, { MAX_OPERANDS + 1 }>;
+
+/// What decides whether a launch may begin while the one before it still runs.
+#[derive(Debug, Default)]
+pub(super) struct Touched {
+    /// Read before the kernel waits for the launches before it: weights.
+    pub(super) early: Addresses,
+    pub(super) written: Addresses,
 }
 
 /// Recorded kernels.
@@ -76,7 +93,7 @@ pub(super) struct Grid {
     pub(super) shared: u32,
 }
 
-/// What a kernel copies by: a tensor of 16-bit elements, innermost dimension first, and boxes of it of 128 bytes by `rows`, whose 16-byte chunks
+/// What a kernel copies by: a tensor of 16-bit elements (or of two bytes as one), innermost dimension first, and boxes of it of 128 bytes by `rows`, whose 16-byte chunks
 /// lie in shared memory permuted by the row.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct TensorMap {

@@ -10,8 +10,9 @@ pub(super) fn kernel(op: &Op, o: &Gather) -> Result<Kernel> {
     kernel.tensor("table");
     kernel.tensor("index");
     kernel.tensor("out");
-    [o.table.dim(1), o.out.dim(0), o.out.numel()].into_iter().for_each(|v| kernel.word(v));
+    let fours = o.out.dim(0).div_ceil(4) * o.out.dim(1);
+    [o.table.dim(1), o.out.dim(0), fours].into_iter().for_each(|v| kernel.word(v));
     kernel.pair(o.scale.get().to_bits(), 0);
-    kernel.blocks = o.out.numel().div_ceil(256);
+    kernel.blocks = fours.div_ceil(1024);
     Ok(kernel)
 }

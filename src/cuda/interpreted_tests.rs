@@ -10,16 +10,16 @@ use ptxemu::{Grid, Memory, Module, TensorMap};
 use super::{
     Cuda,
     driver::{self, Driver, Failure, Function, Graph, Params},
-    module::KERNELS,
+    module::{KERNELS, waiting},
 };
 use crate::backend::{DeviceInfo, Kind};
 
 /// Bytes it may hold: what the kit asks beyond must be refused.
 const LIMIT: usize = 1 << 28;
 
-/// Memory and an interpreter in place of a device, of some compute capability.
+/// Memory and an interpreter in place of a device, of some compute capability and with a driver for some CUDA.
 #[derive(Debug)]
-struct Interpreter(Arc<Shared>, (i32, i32));
+struct Interpreter(Arc<Shared>, (i32, i32), (i32, i32));
 
 #[derive(Default)]
 struct Shared(Mutex<Memory>);
@@ -76,7 +76,8 @@ impl Driver for Interpreter {
                 let name = KERNELS.iter().find(|k| std::ptr::eq(k.1, ptx)).map(|k| format!("kernels/{}.ptx", k.0));
                 let file = name.map(|n| std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(n));
                 let text = file.and_then(|f| std::fs::read_to_string(f).ok());
-                let module = Arc::new(Module::new(text.as_deref().unwrap_or(ptx)).map_err(Failure::Other)?);
+                let text = waiting(text.as_deref().unwrap_or(ptx));
+                let module = Arc::new(Module::new(&text).map_err(Failure::Other)?);
                 parsed.push((ptx, module.clone()));
                 module
             }
@@ -111,6 +112,10 @@ impl Driver for Interpreter {
     fn capability(&self) -> (i32, i32) {
         self.1
     }
+
+    fn cuda(&self) -> (i32, i32) {
+        self.2
+    }
 }
 
 /// The files that were loaded: parsing one of thousands of lines takes longer than most cases.
@@ -129,7 +134,7 @@ impl std::fmt::Debug for Interpreted {
 }
 
 impl Function for Interpreted {
-    unsafe fn launch(&self, params: &Params, grid: driver::Grid) -> Result<(), Failure> {
+    unsafe fn launch(&self, params: &Params, grid: driver::Grid, _: &driver::Touched) -> Result<(), Failure> {
         let driver::Grid { blocks, threads, cluster, shared } = grid;
         let grid = Grid { blocks: [blocks, 1, 1], threads, cluster, shared: shared as usize };
         let params = bytemuck::cast_slice(&params.0);
@@ -140,11 +145,11 @@ impl Function for Interpreted {
 
 /// With the kernels of sm_90a and, as on any device, those of older ones.
 pub(super) fn device() -> Cuda {
-    device_of((9, 0))
+    device_of((9, 0), (12, 4))
 }
 
-fn device_of(capability: (i32, i32)) -> Cuda {
-    let interpreter = Interpreter(Arc::default(), capability);
+pub(super) fn device_of(capability: (i32, i32), cuda: (i32, i32)) -> Cuda {
+    let interpreter = Interpreter(Arc::default(), capability, cuda);
     Cuda::new(DeviceInfo::new("cuda", "interpreter", Kind::SoftwareGpu), Arc::new(interpreter), LIMIT)
 }
 
@@ -338,6 +343,23 @@ mod tests {
             "ssm_scan x=f32:2x35x2x64 dt=f32:2x35x2 a=f32:2 b=f32:2x35x1x128 c=f32:2x35x1x128 out=f32:2x35x2x64 d=f32:2 dt_bias=f32:2 state=f32:2x2x64x128 softplus=true",
             "ssm_scan x=bf16:1x17x2x32 dt=f32:1x17x2 a=f32:2 b=f16:1x17x2x64 c=bf16:1x17x2x64 out=f16:1x17x2x32",
             "ssm_scan x=f32:1x1x3x32 dt=f32:1x1x3 a=f32:3 b=f32:1x1x3x64 c=f32:1x1x3x64 out=f32:1x1x3x32 state=f32:1x3x32x64",
+            "ssm_scan x=bf16:2x70x2x32 dt=f32:2x70x2 a=f32:2 b=bf16:2x70x1x128 c=f32:2x70x1x128 out=f32:2x70x2x32 d=f32:2 state=f32:2x2x32x128 softplus=true",
+            "ssm_scan x=f32:1x64x4x32@8192x128x1x4 dt=f32:1x64x4 a=f32:4 b=f32:1x64x2x64 c=f32:1x64x2x64 out=f32:1x64x4x32 dt_bias=f32:4",
+            "top_k x=f32:2x5000 values=f32:2x40 indices=i32:2x40",
+            "top_k x=bf16:1x9000 values=f32:1x1500 indices=i32:1x1500 softmax=true",
+            "top_k x=f32:1x2500 values=f32:1x2100 indices=i32:1x2100 softmax=true",
+            "top_k x=f16:1x6000@6001x1 values=f16:1x129 indices=i32:1x129",
+            "sample logits=f32:2x5000 seed=i32:2 out=i32:2 top_k=40 top_p=0.9",
+            "sample logits=bf16:1x12000 seed=i32:2 out=i32:1 temperature=1000000.0 top_p=0.9",
+            "sample logits=f32:2x5000 seed=i32:2 out=i32:2 top_k=3000 top_p=0.95",
+            "sample logits=f32:1x5000 seed=i32:2 out=i32:1 temperature=0.0",
+            "scatter x=f32:750x3 index=i32:750 out=f32:750x3 weight=f32:750",
+            "segment x=bf16:750x5 segments=i32:750 out=f32:750x5",
+            "segment x=f32:750x3 segments=i32:750 out=f32:750x3 kind=softmax count=750",
+            "linear_attention q=f32:1x70x2x40 k=f32:1x70x2x40 v=f32:1x70x2x68 omega=f32:40x20 out=f32:1x70x2x68 causal=true",
+            "linear_attention q=bf16:2x130x1x72 k=bf16:2x130x1x72 v=f16:2x130x1x6 omega=f32:72x32 out=f32:2x130x1x6 lengths=i32:2",
+            "linear_attention q=f32:1x9x1x8 k=f32:1x9x1x8 v=f32:1x9x1x8 omega=f32:8x40 out=f32:1x9x1x8 causal=true",
+            "selective_scan x=bf16:2x35x40 dt=f32:2x35x40 a=f32:40x16 b=f32:2x35x16 c=f32:2x35x16 out=f32:2x35x40 d=f32:40 dt_bias=f32:40 z=bf16:2x35x40 state=f32:2x40x16 softplus=true",
             "grouped_matmul x=f32:5x7@14x2 w=f32:0x5x7@70x14x2 offsets=i32:1@2 out=f32:5x5@10x2",
             "conv1d x=f32:1x64x5 w=f32:5x8 out=f16:1x64x5 state=f32:1x7x5",
         ];
@@ -351,7 +373,7 @@ mod tests {
 
     #[test]
     fn turing_has_its_kernels() {
-        let turing = device_of((7, 5));
+        let turing = device_of((7, 5), (12, 0));
         let texts = [
             "matmul x=bf16:20x64 w=bf16:24x64 out=f32:20x24",
             "matmul x=f32:1x256 w=q4_k:8x256 out=f32:1x8 numerics=fast",

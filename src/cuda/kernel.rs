@@ -5,11 +5,12 @@ use std::sync::Arc;
 use crate::{
     backend::{Plan, View},
     error::{Error, Result},
-    op::{Activation, Determinism, Op, Operands},
+    layout::Spec,
+    op::{Activation, Determinism, Op, Operands, Role},
 };
 
 use super::{
-    driver::{Device, Function, Grid, Params, TensorMap},
+    driver::{Addresses, Device, Function, Grid, Params, TensorMap, Touched},
     module::Modules,
 };
 
@@ -43,6 +44,8 @@ pub(super) struct Kernel {
     pub(super) scratch: usize,
     /// Operands that must begin at a multiple of 16 bytes.
     pub(super) aligned: Vec<&'static str>,
+    /// Whether weights (or the scratch memory, where they were unpacked to) are read before the launches before are waited for.
+    pub(super) early: bool,
 }
 
 impl Kernel {
@@ -63,6 +66,7 @@ impl Kernel {
             shared: 0,
             scratch: 0,
             aligned: Vec::new(),
+            early: false,
         }
     }
 
@@ -85,8 +89,8 @@ impl Kernel {
         self.words[at + 7] = spec.dtype() as u64; // `Type` of types.cuh
     }
 
-    /// A tensor map of an operand of 16-bit elements whose rows are dense and begin at multiples of 16 bytes, by boxes of `rows` rows: 128 bytes, aligned
-    /// to 64. All zero where the operand is absent.
+    /// A tensor map of an operand of 16-bit elements, or of an even number of bytes, whose rows are dense and begin at multiples of 16 bytes, by boxes of
+    /// `rows` rows: 128 bytes, aligned to 64. All zero where the operand is absent.
     pub(super) fn map(&mut self, name: &str, rows: u32) {
         self.map_as(name, rows, [0, 1, 2, 3]);
     }
@@ -97,14 +101,16 @@ impl Kernel {
         self.words.resize(at + 16, 0);
         let Some(i) = self.operands.iter().position(|o| o.name == name) else { return };
         let spec = &self.operands[i].spec;
+        let bytes = spec.dtype().block().1 as u64;
         let mut map = TensorMap { extents: [1; 4], strides: [16; 3], rows };
         for (d, &of) in order.iter().enumerate().filter(|(_, of)| spec.dim(**of) > 1) {
             // What is repeated has one entry, which the kernel takes wherever the stride is 0.
             map.extents[d] = if spec.stride(of) > 0 { spec.dim(of) as u64 } else { 1 };
             if d > 0 && spec.stride(of) > 0 {
-                map.strides[d - 1] = spec.stride(of) as u64 * 2;
+                map.strides[d - 1] = spec.stride(of) as u64 * bytes;
             }
         }
+        map.extents[0] = map.extents[0] * bytes / 2;
         self.maps.push((i, 0, at, map));
     }
 
@@ -204,6 +210,12 @@ impl Kernel {
         let aligned =
             self.aligned.iter().filter_map(|name| self.operands.iter().position(|o| o.name == *name)).collect();
         let (op, device, tensors, maps, scratch) = (self.op, device.clone(), self.tensors, self.maps, self.scratch);
+        // Copies by tensor maps from the scratch memory are of weights that a launch before has unpacked.
+        let all = self.operands.len();
+        let unpacked = maps.iter().any(|m| m.0 == all);
+        let early = |i: &usize| self.operands.get(*i).map_or(unpacked, |o| o.role == Role::Weight);
+        let early = (0..=all).filter(|i| self.early && early(i)).collect();
+        let written = (0..=all).filter(|&i| self.operands.get(i).is_none_or(|o| o.role.writes())).collect();
         Ok(Compiled {
             name,
             op,
@@ -216,6 +228,8 @@ impl Kernel {
             grid,
             scratch,
             aligned,
+            early,
+            written,
             determinism,
         })
     }
@@ -235,6 +249,9 @@ pub(super) struct Compiled {
     grid: Grid,
     scratch: usize,
     aligned: Vec<usize>,
+    /// Operands, the scratch memory behind the last: read before the launches before are waited for, and written.
+    early: Vec<usize>,
+    written: Vec<usize>,
     determinism: Determinism,
 }
 
@@ -266,37 +283,54 @@ impl Plan for Compiled {
         if self.grid.blocks == 0 {
             return Ok(());
         }
+        // The operands' and the scratch memory's.
+        let addresses = args.iter().chain(scratch).map(|view| {
+            let from = self.device.address(view)?;
+            Ok(from..from + view.len() as u64)
+        });
+        let addresses = addresses.collect::<Result<Addresses>>()?;
         let mut params = self.params;
         for &(operand, word) in &self.tensors {
-            params.0[word] = match args.get(operand).or(scratch) {
-                Some(view) => self.device.address(view)?,
-                None => 0,
-            };
+            params.0[word] = addresses.get(operand).map_or(0, |bytes| bytes.start);
         }
         for (operand, from, word, map) in &self.maps {
-            let Some(view) = args.get(*operand).or(scratch) else { continue };
-            let encoded = self.device.driver.encode(map, self.device.address(view)? + *from as u64);
+            let Some(bytes) = addresses.get(*operand) else { continue };
+            let encoded = self.device.driver.encode(map, bytes.start + *from as u64);
             let encoded = encoded.map_err(|e| self.device.failed(&self.name, 0, e))?;
             params.0[*word..*word + 16].copy_from_slice(&encoded);
         }
+        let of = |which: &[usize]| which.iter().filter_map(|&i| addresses.get(i).cloned()).collect();
+        let touched = Touched { early: of(&self.early), written: of(&self.written) };
         // SAFETY: the caller promises that the views are the operation's operands, which the strides and extents in the
         // parameters were made from.
-        let launched = unsafe { self.function.launch(&params, self.grid) };
+        let launched = unsafe { self.function.launch(&params, self.grid, &touched) };
         launched.map_err(|e| self.device.failed(&self.name, 0, e))
     }
 }
 
-/// Kernels one after the other, where the operands begin at multiples of 16 bytes; elsewhere another.
+/// Kernels one after the other; where there is another for operands that begin elsewhere than at multiples of 16 bytes, that one for these.
 #[derive(Debug)]
 pub(super) struct Sequence {
-    pub(super) steps: Vec<Compiled>,
-    pub(super) otherwise: Arc<Compiled>,
+    first: Compiled,
+    rest: Vec<Compiled>,
+    otherwise: Option<Arc<Compiled>>,
 }
 
 impl Sequence {
-    /// The step that names the whole: the one that multiplies, not what prepares or finishes it.
+    /// None of no steps.
+    pub(super) fn of(steps: Vec<Compiled>, otherwise: Option<Arc<Compiled>>) -> Option<Arc<dyn Plan>> {
+        let mut steps = steps.into_iter();
+        let first = steps.next()?;
+        Some(Arc::new(Sequence { first, rest: steps.collect(), otherwise }))
+    }
+
+    fn steps(&self) -> impl Iterator<Item = &Compiled> {
+        std::iter::once(&self.first).chain(&self.rest)
+    }
+
+    /// The step that names the whole: the one that multiplies, or else the last, not what prepares it.
     fn main(&self) -> &Compiled {
-        self.steps.iter().max_by_key(|s| s.aligned.len()).unwrap_or(&self.otherwise)
+        self.rest.iter().fold(&self.first, |best, s| if s.aligned.len() >= best.aligned.len() { s } else { best })
     }
 }
 
@@ -306,7 +340,7 @@ impl Plan for Sequence {
     }
 
     fn op(&self) -> Op {
-        self.otherwise.op
+        self.first.op
     }
 
     fn determinism(&self) -> Determinism {
@@ -314,15 +348,22 @@ impl Plan for Sequence {
     }
 
     fn scratch(&self) -> usize {
-        self.steps.iter().map(|s| s.scratch).fold(self.otherwise.scratch, usize::max)
+        self.steps().chain(self.otherwise.as_deref()).map(|s| s.scratch).fold(0, usize::max)
     }
 
     unsafe fn launch(&self, args: &[View], scratch: Option<&View>) -> Result<()> {
-        if !self.steps.iter().all(|s| s.serves(args)) {
+        if let Some(otherwise) = &self.otherwise
+            && !self.steps().all(|s| s.serves(args))
+        {
             // SAFETY: the caller's promise.
-            return unsafe { self.otherwise.launch(args, scratch) };
+            return unsafe { otherwise.launch(args, scratch) };
         }
         // SAFETY: the caller's promise; the scratch memory is as long as the longest step asks.
-        self.steps.iter().try_for_each(|s| unsafe { s.launch(args, scratch) })
+        self.steps().try_for_each(|s| unsafe { s.launch(args, scratch) })
     }
+}
+
+/// Whether neighbours lie side by side, and rows begin so many elements apart, if the operand does.
+pub(super) fn in_pieces(s: &Spec, of: usize) -> bool {
+    s.stride(0) == 1 && (1..s.rank()).all(|d| s.dim(d) <= 1 || s.stride(d).is_multiple_of(of))
 }

@@ -1,4 +1,4 @@
-//! Which kernels multiply matrices, best first: see the heads of kernels/gemv.cu, gemm.cu, gemm_mixed.cu and matmul.cu.
+//! Which kernels multiply matrices, best first: see the heads of kernels/gemv.cu, gemm.cu, gemm_mixed.cu, gemm_exact.cu and matmul.cu.
 
 use std::sync::Arc;
 
@@ -26,6 +26,9 @@ const MOST_UNPACKED: usize = 1 << 29;
 
 /// For so many groups of blocks gemm_few.cu counts those that are done.
 const MOST_GROUPS: usize = 1024;
+
+/// From more rows of x on tiles of f32 pay, which are twice as high.
+const EXACT_ROWS: usize = 32;
 
 /// Up to this many rows of x the kernels of gemm_few.cu take, where weights are in blocks.
 const MANY_ROWS: usize = 128;
@@ -97,12 +100,13 @@ impl Product<'_> {
             // PTX for sm_90a loads on compute capability 9.0 alone.
             let wide = if device.driver.capability() == (9, 0) { self.wide(processors) } else { None };
             let blocks = self.few_rows_of_blocks(processors, device.driver.capability());
-            let first = [wide, blocks, self.few_rows_of_floats(), self.few_rows()];
-            for steps in first.into_iter().chain([self.tensor_cores(processors)]).flatten() {
+            let few = [blocks, self.few_rows_of_floats(), self.few_rows()];
+            let tiles = [self.tiles_of_fp8(processors), self.tensor_cores(processors), self.exact(processors)];
+            for steps in [wide].into_iter().chain(few).chain(tiles).flatten() {
                 let steps: Result<Vec<Compiled>> =
                     steps.into_iter().map(|s| s.compile(device, modules, promised)).collect();
                 match steps {
-                    Ok(steps) => plans.push(Arc::new(Sequence { steps, otherwise: general.clone() })),
+                    Ok(steps) => plans.extend(Sequence::of(steps, Some(general.clone()))),
                     Err(Error::Unsupported { .. }) => {} // the device is too old for it
                     Err(other) => return Err(other),
                 }
@@ -165,7 +169,8 @@ impl Product<'_> {
     fn few_rows(&self) -> Option<Vec<Kernel>> {
         let [batch, m, n, k, groups] = self.sizes;
         let (x, w) = self.types()?;
-        let served = x.is_float() && (w.is_float() || w.is_quantized()) && self.w_scales == 0 && batch == 1;
+        let served =
+            x.is_float() && (w.is_float() || w.is_quantized() && self.w_scales == 0 || is_fp8(w)) && batch == 1;
         let few = if groups > 0 { m <= 4 * groups } else { m <= GEMV_ROWS };
         if !served || !few || !self.aligned(8) {
             return None;
@@ -181,6 +186,8 @@ impl Product<'_> {
             (false, DType::Q4_K, false) => "exact_q4_k_8",
             (false, DType::Q6_K, true) => "exact_q6_k_1",
             (false, DType::Q6_K, false) => "exact_q6_k_8",
+            (false, DType::F8E4M3, true) => "exact_f8e4m3_1",
+            (false, DType::F8E4M3, false) => "exact_f8e4m3_8",
             (false, _, true) => "exact_any_1",
             (false, _, false) => "exact_any_8",
             (true, DType::Q4_0, true) => "dot_q4_0_1",
@@ -244,6 +251,7 @@ impl Product<'_> {
         let mut main = self.kernel("gemm_few", entries[wide]);
         (main.threads, main.blocks, main.shared) = (32 * warps as u32, blocks, shared);
         (main.scratch, main.aligned) = (0, vec!["x", "w", "up"]);
+        main.early = true;
         main.replace_word(SPLITS, splits);
         if splits > 1 {
             main.scratch = (splits * m * n * if gated { 8 } else { 4 }).next_multiple_of(16);
@@ -261,7 +269,7 @@ impl Product<'_> {
         Some(vec![prepare, main])
     }
 
-    /// Few rows of x and weights of the same 16-bit floats, on tensor cores.
+    /// Few rows of x of 16 bits and weights of the same type, or of fp8, on tensor cores.
     fn few_rows_of_floats(&self) -> Option<Vec<Kernel>> {
         let [batch, m, n, _, groups] = self.sizes;
         let entry = match (self.types()?, m > 8) {
@@ -269,45 +277,73 @@ impl Product<'_> {
             ((DType::BF16, DType::BF16), true) => "bf16_16",
             ((DType::F16, DType::F16), false) => "f16_8",
             ((DType::F16, DType::F16), true) => "f16_16",
+            ((DType::BF16, DType::F8E4M3), false) => "bf16_f8e4m3_8",
+            ((DType::BF16, DType::F8E4M3), true) => "bf16_f8e4m3_16",
+            ((DType::F16, DType::F8E4M3), false) => "f16_f8e4m3_8",
+            ((DType::F16, DType::F8E4M3), true) => "f16_f8e4m3_16",
             _ => return None,
         };
-        if m > 16 || self.w_scales != 0 || batch > 1 || groups > 0 || !self.aligned(8) {
+        let fp8 = self.spec("w").is_some_and(|w| is_fp8(w.dtype()));
+        if m > 16 || self.w_scales != 0 && !fp8 || batch > 1 || groups > 0 || !self.aligned(if fp8 { 16 } else { 8 }) {
             return None;
         }
         let mut main = self.kernel("gemm_few", entry);
         (main.threads, main.aligned) = (256, vec!["x", "w", "up"]);
+        main.early = true;
         main.blocks = n.div_ceil(if self.spec("up").is_some() { 8 } else { 16 });
         Some(vec![main])
+    }
+
+    /// The tile for as many rows.
+    fn pick(&self, family: &'static str, entries: [&'static str; 3]) -> Choice {
+        let [_, m, _, _, groups] = self.sizes;
+        // Rows that meet one weight, as far as can be known.
+        let rows = if groups > 0 { m.div_ceil(groups) } else { m };
+        let (entry, height) = match rows {
+            0..=16 => (entries[2], 16),
+            17..=64 if entries[1] != entries[0] => (entries[1], 64),
+            _ => (entries[0], 128),
+        };
+        Choice { family, entry, tile: (height, if self.spec("up").is_some() { 64 } else { 128 }) }
+    }
+
+    /// Tiles of fp8 on tensor cores that multiply it.
+    fn tiles_of_fp8(&self, processors: usize) -> Option<Vec<Kernel>> {
+        if !self.fast_fp8() || !self.aligned(16) {
+            return None;
+        }
+        let choice = self.pick("gemm_fp8", ["fp8_128", "fp8_64", "fp8_16"]);
+        let shared = 4 * (choice.tile.0 + 128) * 64;
+        Some(self.tiles(choice, shared, 64, 2 * processors))
+    }
+
+    /// Whether tensor cores may multiply x and w as fp8.
+    fn fast_fp8(&self) -> bool {
+        self.numerics == Numerics::Fast && self.types() == Some((DType::F8E4M3, DType::F8E4M3))
     }
 
     /// Tiles on tensor cores.
     fn tensor_cores(&self, processors: usize) -> Option<Vec<Kernel>> {
         use DType::*;
-        let [_, m, _, _, groups] = self.sizes;
         let (x, w) = self.types()?;
         let fast = self.numerics == Numerics::Fast;
         let bytes = x.block().1;
-        // Rows that meet one weight, as far as can be known.
-        let rows = if groups > 0 { m.div_ceil(groups) } else { m };
-        let pick = |family, entries: [&'static str; 3]| {
-            let (entry, height) = match rows {
-                0..=16 => (entries[2], 16),
-                17..=64 if entries[1] != entries[0] => (entries[1], 64),
-                _ => (entries[0], 128),
-            };
-            Choice { family, entry, tile: (height, if self.spec("up").is_some() { 64 } else { 128 }) }
-        };
+        let pick = |family, entries| self.pick(family, entries);
+        let (bf16, blocks) = (fast || self.exact_in_bf16(), fast && x.is_float());
         let choice = match (x, w) {
+            (_, F8E4M3) if bf16 && x.is_float() => pick("gemm_mixed", ["f8e4m3_128", "f8e4m3_128", "f8e4m3_16"]),
+            (_, F8E5M2) if bf16 => pick("gemm_mixed", ["any_128", "any_128", "any_16"]),
+            (F8E4M3 | F8E5M2, w) if bf16 && w != I8 => pick("gemm_mixed", ["any_128", "any_128", "any_16"]),
             _ if self.w_scales == BLOCKS => return None,
             (BF16, BF16) => pick("gemm", ["bf16_128", "bf16_64", "bf16_16"]),
             (F16, F16) => pick("gemm", ["f16_128", "f16_64", "f16_16"]),
             (F32, F32) if fast => pick("gemm", ["tf32_128", "tf32_64", "tf32_16"]),
             (I8, I8) => pick("gemm", ["s8_128", "s8_64", "s8_16"]),
             (U8, I8) => pick("gemm", ["u8s8_128", "u8s8_64", "u8s8_16"]),
-            (_, Q4_0) if fast => pick("gemm_mixed", ["q4_0_128", "q4_0_128", "q4_0_16"]),
-            (_, Q8_0) if fast => pick("gemm_mixed", ["q8_0_128", "q8_0_128", "q8_0_16"]),
-            (_, Q4_K) if fast => pick("gemm_mixed", ["q4_k_128", "q4_k_128", "q4_k_16"]),
-            (_, Q6_K) if fast => pick("gemm_mixed", ["q6_k_128", "q6_k_128", "q6_k_16"]),
+            (_, Q4_0) if blocks => pick("gemm_mixed", ["q4_0_128", "q4_0_128", "q4_0_16"]),
+            (_, Q8_0) if blocks => pick("gemm_mixed", ["q8_0_128", "q8_0_128", "q8_0_16"]),
+            (_, Q4_K) if blocks => pick("gemm_mixed", ["q4_k_128", "q4_k_128", "q4_k_16"]),
+            (_, Q6_K) if blocks => pick("gemm_mixed", ["q6_k_128", "q6_k_128", "q6_k_16"]),
             (_, w) if fast && (w.is_float() || w.is_quantized()) => {
                 pick("gemm_mixed", ["any_128", "any_128", "any_16"])
             }
@@ -322,17 +358,42 @@ impl Product<'_> {
         Some(self.tiles(choice, shared, step, 2 * processors))
     }
 
-    /// Writes w, up and x as bf16 into the scratch memory.
-    fn unpack(&self, w: DType) -> Option<Kernel> {
+    /// Tiles of f32, for more rows than what streams the weights takes.
+    fn exact(&self, processors: usize) -> Option<Vec<Kernel>> {
+        let [_, m, _, _, groups] = self.sizes;
+        let (x, w) = self.types()?;
+        let rows = m.checked_div(groups).unwrap_or(m);
+        let entry = match w.is_float() {
+            true => "exact_128",
+            false if w.is_quantized() || is_fp8(w) => "exact_any_128",
+            false => return None,
+        };
+        if !x.is_float() || rows <= EXACT_ROWS || self.w_scales == BLOCKS || !self.aligned(8) {
+            return None;
+        }
+        let tile = (128, if self.spec("up").is_some() { 64 } else { 128 });
+        Some(self.tiles(Choice { family: "gemm_exact", entry, tile }, 0, 16, processors))
+    }
+
+    /// Whether all numbers of x and w are exact in bf16, and so are those that follow from them before the sum.
+    fn exact_in_bf16(&self) -> bool {
+        let exact = |d| d == DType::BF16 || is_fp8(d);
+        self.w_scales != BLOCKS && self.types().is_some_and(|(x, w)| exact(x) && exact(w))
+    }
+
+    /// Writes w, up, and x where it is not bf16 already, as bf16 into the scratch memory.
+    fn unpack(&self, (x, w): (DType, DType)) -> Option<Kernel> {
         let [_, m, n, k, _] = self.sizes;
         let entry = match w {
             DType::Q4_0 => "q4_0",
             DType::Q8_0 => "q8_0",
             DType::Q4_K => "q4_k",
             DType::Q6_K => "q6_k",
+            DType::F8E4M3 => "f8e4m3",
             _ => "any",
         };
-        let elements = (m + if self.spec("up").is_some() { 2 * n } else { n }) * k;
+        let rows = if x == DType::BF16 { 0 } else { m };
+        let elements = (rows + if self.spec("up").is_some() { 2 * n } else { n }) * k;
         let mut unpack = self.kernel("unpack", entry);
         (unpack.threads, unpack.blocks, unpack.scratch) = (256, elements.div_ceil(256 * 8), elements * 2);
         unpack.aligned = vec!["x", "w", "up"];
@@ -343,30 +404,38 @@ impl Product<'_> {
     fn wide(&self, processors: usize) -> Option<Vec<Kernel>> {
         let [batch, m, n, k, groups] = self.sizes;
         let (x, w) = self.types()?;
-        // Weights in blocks, and x with them, become bf16 in the scratch memory.
-        let fast = self.numerics == Numerics::Fast && x.is_float() && w.is_quantized();
-        let unpacked = if fast && groups == 0 && batch == 1 { Some(self.unpack(w)?) } else { None };
+        // Weights in blocks or of fp8, and x with them, become bf16 in the scratch memory.
+        let bf16 = self.numerics == Numerics::Fast || self.exact_in_bf16();
+        let other = w.is_quantized() && (x.is_float() || is_fp8(x)) || is_fp8(w) || is_fp8(x) && w.is_float();
+        let fp8 = self.fast_fp8();
+        let unpacked =
+            if bf16 && other && !fp8 && groups == 0 && batch == 1 { Some(self.unpack((x, w))?) } else { None };
         let entry = match (x, w) {
             (DType::BF16, DType::BF16) => "bf16_wide",
             (DType::F16, DType::F16) => "f16_wide",
+            (DType::F8E4M3, DType::F8E4M3) if fp8 => "fp8_wide",
             _ if unpacked.is_some() => "bf16_wide",
             _ => return None,
         };
         let rows = m.checked_div(groups).unwrap_or(m);
         // A tensor map has no rows that repeat.
         let repeats = |name| self.spec(name).is_some_and(|s| s.dim(1) > 1 && s.stride(1) == 0);
-        let served = self.aligned(8) && n <= i32::MAX as usize && !["x", "w", "up"].into_iter().any(repeats);
-        if rows <= 64 || self.w_scales == BLOCKS || !served {
+        let served = self.aligned(if fp8 { 16 } else { 8 })
+            && n <= i32::MAX as usize
+            && !["x", "w", "up"].into_iter().any(repeats);
+        // Blocks have a kernel of their own for some rows more.
+        let few = if is_fp8(x) || is_fp8(w) { 16 } else { 64 };
+        if rows <= few || self.w_scales == BLOCKS && unpacked.is_none() && !fp8 || !served {
             return None;
         }
         let gated = self.spec("up").is_some();
-        let (down, steps) = (self.tiles_down(128), k.div_ceil(64));
+        let (down, steps) = (self.tiles_down(128), k.div_ceil(if fp8 { 128 } else { 64 }));
         let columns = |width: usize| if gated { width / 2 } else { width };
         let blocks = |&(width, shares): &(usize, usize)| down * n.div_ceil(columns(width)) * shares;
         // Nanoseconds, fitted to what was measured on an H200: of a step, of what follows the sums, of the shares' meeting.
         let time = |tile: &(usize, usize)| {
             let (width, shares) = *tile;
-            let step = (30 + width * 237 / 100).max(205);
+            let step = if fp8 { 260 + width * 27 / 10 } else { (30 + width * 237 / 100).max(205) };
             let meeting = if shares > 1 { 4000 + 8 * width } else { 0 };
             blocks(tile).div_ceil(processors) * (steps.div_ceil(shares) * step + 13 * width) + meeting
         };
@@ -375,7 +444,8 @@ impl Product<'_> {
             let room = if tile.1 == 4 { processors * 3 / 4 } else { processors };
             tile.1 == 1 || groups == 0 && steps >= 4 * tile.1 && blocks(tile) <= room
         };
-        let widths = (2..=16_usize).rev().map(|w| w * 16).filter(|w| !gated || w.is_multiple_of(64));
+        let parts = |w: usize| !fp8 || w.is_power_of_two();
+        let widths = (2..=16_usize).rev().map(|w| w * 16).filter(|&w| parts(w) && (!gated || w.is_multiple_of(64)));
         let all = widths.flat_map(|w| [1, 2, 4].map(|shares| (w, shares)));
         let (width, shares) = all.filter(possible).min_by_key(time)?;
         let (tiles, stage) = (down * n.div_ceil(columns(width)), (128 + width) * 128 + 16);
@@ -390,7 +460,10 @@ impl Product<'_> {
         let boxes = if gated { 32 } else { width as u32 };
         if let Some(unpack) = &unpacked {
             let weights = if gated { 2 * n } else { n };
-            kernel.map_scratch(weights * k * 2, [k, m], 128);
+            match x {
+                DType::BF16 => kernel.map("x", 128),
+                _ => kernel.map_scratch(weights * k * 2, [k, m], 128),
+            }
             kernel.map_scratch(0, [k, n], boxes);
             kernel.map_scratch((weights - n) * k * 2, [k, n], 32);
             kernel.scratch = unpack.scratch;
@@ -402,6 +475,7 @@ impl Product<'_> {
         kernel.shared = depth * stage + staging;
         (kernel.threads, kernel.cluster) = (384, shares as u32);
         kernel.blocks = if shares > 1 { tiles * shares } else { tiles.min(processors) };
+        kernel.early = true;
         kernel.aligned = vec!["x", "w", "up"];
         if self.direct() {
             kernel.aligned.push("out");
@@ -441,6 +515,10 @@ const SHARED: usize = 226 << 10;
 
 /// The word of `splits` in `Args`: behind ten tensors, two extents, m, n, k, groups and batch.
 const SPLITS: usize = 10 * 8 + 7;
+
+fn is_fp8(d: DType) -> bool {
+    matches!(d, DType::F8E4M3 | DType::F8E5M2)
+}
 
 /// Whether rows are dense and begin at multiples of 16 bytes, if the operand does.
 fn aligned_rows(s: &Spec) -> bool {

@@ -1,8 +1,8 @@
 //! Products large enough to fill tiles, steps and groups, on every kernel for them, in the interpreter.
 
-use super::interpreted_tests::device;
+use super::interpreted_tests::{device, device_of};
 use crate::{
-    backend::Backend,
+    backend::{Backend, View},
     conformance::{Case, Verdict, check_case},
     dtype::DType::{self, *},
     layout::Spec,
@@ -131,6 +131,23 @@ fn tiles_of_two_types() {
 }
 
 #[test]
+fn tiles_of_floats() {
+    let ops = [
+        plain(F32, F32, F32, 140, 130, 264),
+        plain(F32, BF16, F16, 33, 24, 8),
+        plain(F16, F32, F32, 40, 9, 640), // shares of k
+        plain(F32, Q4_K, BF16, 35, 150, 256),
+        whole(plain(F32, F32, F32, 36, 72, 40)),
+        whole(plain(BF16, IQ4_NL, F32, 40, 72, 64)),
+    ];
+    let grouped =
+        GroupedMatmul::new(spec(F32, &[150, 64]), spec(F32, &[3, 20, 64]), spec(I32, &[4]), spec(F32, &[150, 20]));
+    let names = kernels(ops.map(Op::from).into_iter().chain([Op::from(grouped)]));
+    all_ran(&names, &["exact_128", "exact_any_128"]);
+    assert_eq!(names.iter().filter(|n| n.contains("exact_")).count(), ops.len() + 1, "{names:?}");
+}
+
+#[test]
 fn few_rows() {
     let mut ops = Vec::new();
     for w in [BF16, Q4_0, Q8_0, Q4_K, Q6_K, Q5_0] {
@@ -144,6 +161,126 @@ fn few_rows() {
             .map(|t| [format!("{kind}_{t}_1"), format!("{kind}_{t}_8")])
             .concat();
         all_ran(&names, &all.iter().map(String::as_str).collect::<Vec<_>>());
+    }
+}
+
+/// x or w of fp8, with every kind of scales.
+fn scaled(op: Matmul, w_scale: &[usize]) -> Matmul {
+    let m = op.out.dim(1);
+    Matmul { x_scale: Some(spec(F32, &[m])), w_scale: Some(spec(F32, w_scale)), ..op }
+}
+
+#[test]
+fn fp8_by_fp8() {
+    let f8 = |out, m, n, k| fast(plain(F8E4M3, F8E4M3, out, m, n, k));
+    let ops = [
+        f8(BF16, 140, 264, 208),                // whole and partial tiles and steps
+        scaled(f8(F32, 70, 300, 272), &[3, 3]), // a scale of each block
+        scaled(f8(BF16, 66, 150, 144), &[150]), // and of each column
+        f8(BF16, 66, 72, 1040),                 // k shared
+        whole(f8(F16, 100, 72, 144)),
+        scaled(f8(F32, 40, 136, 1040), &[2, 9]),
+        f8(BF16, 20, 40, 80),
+        scaled(f8(F32, 9, 33, 640), &[1]),
+        whole(f8(F32, 13, 72, 640)),
+    ];
+    let names = kernels(ops.map(Op::from));
+    all_ran(&names, &["fp8_wide", "fp8_128", "fp8_64", "fp8_16", "any_128", "any_16", "tiled"]);
+    let count = |entry| names.iter().filter(|n| n.ends_with(entry)).count();
+    assert_eq!((count("fp8_wide"), count("bf16_wide")), (7, 0), "{names:?}");
+}
+
+#[test]
+fn fp8_weights() {
+    let mut ops = Vec::new();
+    for w in [F8E4M3, F8E5M2] {
+        for x in [BF16, F16, F32] {
+            ops.extend([(1, 21, 528), (5, 40, 144), (12, 40, 144)].map(|(m, n, k)| plain(x, w, x, m, n, k)));
+        }
+        for x in [BF16, F32] {
+            ops.push(whole(plain(x, w, F32, 7, 24, 144)));
+            // Scales of blocks, in each kernel; k that is no 16.
+            ops.extend([1, 6, 15].map(|m| scaled(plain(x, w, x, m, 136, 144), &[2, 2])));
+            ops.extend([11, 70].map(|m| fast(scaled(plain(x, w, x, m, 136, 144), &[2, 2]))));
+            ops.push(scaled(plain(x, w, F32, 3, 20, 72), &[20]));
+        }
+        // Many rows, unpacked: exact where bf16 is.
+        ops.extend([plain(F8E4M3, w, F32, 70, 40, 80), fast(whole(plain(F16, w, F32, 66, 40, 80)))]);
+        ops.extend([plain(BF16, w, BF16, 70, 40, 80), plain(F8E5M2, w, BF16, 9, 20, 80)]);
+    }
+    let names = kernels(ops.into_iter().map(Op::from));
+    let entries = [
+        "exact_f8e4m3_1",
+        "exact_f8e4m3_8",
+        "exact_any_1",
+        "exact_any_8",
+        "bf16_f8e4m3_8",
+        "bf16_f8e4m3_16",
+        "f16_f8e4m3_8",
+        "f16_f8e4m3_16",
+        "f8e4m3_128",
+        "f8e4m3_16",
+        "any_128",
+        "any_16",
+        "exact_any_128",
+        "bf16_wide",
+    ];
+    all_ran(&names, &entries);
+}
+
+#[test]
+fn fp8_needs_its_driver() {
+    let op = Op::from(fast(plain(F8E4M3, F8E4M3, BF16, 9, 33, 640)));
+    for (capability, cuda, served) in [((8, 9), (12, 4), true), ((8, 9), (12, 3), false), ((8, 6), (13, 0), false)] {
+        let device = device_of(capability, cuda);
+        let outcomes = check_case(&device, &Case { op, fill: Fill::Normal, seed: 1 });
+        assert!(outcomes.iter().all(|o| o.verdict == Verdict::Passed), "{outcomes:?}");
+        assert!(outcomes.len() > 1 && outcomes.iter().any(|o| o.kernel.ends_with("fp8_16")) == served, "{outcomes:?}");
+    }
+}
+
+/// Long sums that first grow and then nearly vanish: what is cut off of them in the tensor cores must not stay.
+#[test]
+fn fp8_sums_of_many_terms() {
+    let (m, n, k) = (66, 8, 8192);
+    let bytes = |rows: usize, turns: bool| -> Vec<u8> {
+        let one = |i: usize, p: usize| {
+            let size = 0x30 + (i * 7 + p * 5 + p * p / 3) as u8 % 12; // between 0.5 and 1.5
+            if turns && p >= k / 2 { size | 0x80 } else { size }
+        };
+        (0..rows).flat_map(|i| (0..k).map(move |p| one(i, p))).collect()
+    };
+    let (x, w) = (bytes(m, true), bytes(n, false));
+    let number = |b: u8| {
+        (1.0 + f64::from(b & 7) / 8.0) * 2f64.powi(i32::from(b >> 3 & 15) - 7) * if b > 127 { -1.0 } else { 1.0 }
+    };
+    let sum =
+        |i: usize, j: usize, end: usize| -> f64 { (0..end).map(|p| number(x[i * k + p]) * number(w[j * k + p])).sum() };
+    let device = device();
+    for rows in [m, 40, 9] {
+        let op = fast(plain(F8E4M3, F8E4M3, F32, rows, n, k));
+        let plans = device.plan(&Op::from(op)).unwrap();
+        let plan = plans.iter().find(|p| p.name().contains("fp8_")).expect("a kernel of fp8");
+        let of = |bytes: &[u8]| {
+            let view = View::whole(device.alloc(bytes.len()).unwrap());
+            device.write(&view, bytes).unwrap();
+            view
+        };
+        let args = [of(&x[..rows * k]), of(&w), of(&vec![0; rows * n * 4])];
+        let scratch = View::whole(device.alloc(plan.scratch()).unwrap());
+        // SAFETY: the operands in the operation's order, as long as it says.
+        unsafe { plan.launch(&args, Some(&scratch)) }.unwrap();
+        let mut out = vec![0; rows * n * 4];
+        device.read(&args[2], &mut out).unwrap();
+        let (mut errors, mut squares) = (0.0, 0.0);
+        for (e, four) in out.chunks(4).enumerate() {
+            let (want, half) = (sum(e / n, e % n, k), sum(e / n, e % n, k / 2));
+            let got = f64::from(f32::from_le_bytes(four.try_into().unwrap()));
+            assert!(want.abs() < half * 0.2, "sums that cancel: {want} of {half}");
+            errors += (got - want).powi(2);
+            squares += want.powi(2);
+        }
+        assert!(errors <= 5e-4 * squares, "{}: nmse {:.1e}", plan.name(), errors / squares);
     }
 }
 
@@ -191,7 +328,12 @@ fn groups() {
         grouped(Q4_K, 45, Numerics::Fast),
         grouped(Q4_K, 9, Numerics::Fast),
         grouped(Q6_K, 9, Numerics::Exact),
+        grouped(F8E4M3, 45, Numerics::Exact),
+        grouped(F8E4M3, 9, Numerics::Exact),
     ];
     let names = kernels(ops.map(Op::from));
-    all_ran(&names, &["bf16_16", "exact_any_1", "q4_k_16", "dot_q4_k_1", "exact_q6_k_1", "tiled"]);
+    all_ran(
+        &names,
+        &["exact_f8e4m3_1", "f8e4m3_16", "bf16_16", "exact_any_1", "q4_k_16", "dot_q4_k_1", "exact_q6_k_1", "tiled"],
+    );
 }

@@ -38,11 +38,12 @@ use cudarc::driver::{CudaContext, sys};
 use crate::{
     backend::{Absent, Backend, Buffer, DeviceInfo, Kind, Memory, OpenOptions, Peaks, Plans, Replay, Token, View},
     error::{Error, Result},
-    op::{Determinism, Op},
+    op::{Determinism, Op, SsmScan},
 };
 
 use self::{
     driver::{Device, Driver},
+    kernel::{Kernel, Sequence},
     module::Modules,
     nvidia::Nvidia,
 };
@@ -81,7 +82,8 @@ fn open(ordinal: usize, options: &OpenOptions) -> Result<Cuda> {
     let kind = if integrated { Kind::IntegratedGpu } else { Kind::DiscreteGpu };
     let mut info = DeviceInfo::new("cuda", name, kind);
     info.id = format!("pci:{domain:04x}:{bus:02x}:{slot:02x}.0");
-    info.driver = format!("sm_{major}{minor}, driver for CUDA {}", nvidia::version().map_err(failed)?);
+    let cuda = nvidia::version().map_err(failed)?;
+    info.driver = format!("sm_{major}{minor}, driver for CUDA {}.{}", cuda.0, cuda.1);
     let memory = context.total_mem().map_err(failed)?;
     (info.memory, info.max_buffer) = (memory as u64, memory);
     let driver = Arc::new(Nvidia::open(context).map_err(failed)?);
@@ -99,6 +101,28 @@ impl Cuda {
     fn new(info: DeviceInfo, driver: Arc<dyn Driver>, limit: usize) -> Cuda {
         let device = Arc::new(Device::new(info.to_string(), driver, limit));
         Cuda { info, device, modules: Modules::default() }
+    }
+
+    /// The plan of kernels one after the other.
+    fn steps(&self, kernels: Vec<Kernel>) -> Result<Plans> {
+        let determinism = Determinism::BatchInvariant;
+        let all: Result<Vec<_>> =
+            kernels.into_iter().map(|k| k.compile(&self.device, &self.modules, determinism)).collect();
+        Ok(Sequence::of(all?, None).into_iter().collect())
+    }
+
+    /// Chunks on tensor cores, which came with compute capability 8.0, or step by step: where operands are not aligned, and so everywhere if
+    /// bits may not depend on that.
+    fn scan(&self, op: &Op, o: &SsmScan) -> Result<Plans> {
+        let compile = |determinism| move |k: Kernel| k.compile(&self.device, &self.modules, determinism);
+        let (by_step, chunks) = ssm_scan::kernels(op, o)?;
+        let otherwise = Arc::new(compile(Determinism::BatchInvariant)(by_step)?);
+        let old = self.device.driver.capability() < (8, 0);
+        if chunks.is_empty() || old || op.determinism() >= Determinism::BatchInvariant {
+            return Ok(vec![otherwise]);
+        }
+        let steps = chunks.into_iter().map(compile(Determinism::ThreadCount)).collect::<Result<_>>()?;
+        Ok(Sequence::of(steps, Some(otherwise)).into_iter().collect())
     }
 }
 
@@ -132,7 +156,7 @@ impl Backend for Cuda {
             Op::Elementwise(o) => elementwise::kernel(op, o)?,
             Op::Softmax(o) => softmax::kernel(op, o)?,
             Op::Gather(o) => gather::kernel(op, o)?,
-            Op::Scatter(o) => scatter::kernel(op, o)?,
+            Op::Scatter(o) => return self.steps(scatter::kernels(op, o)?),
             Op::Conv1d(o) => conv1d::kernel(op, o)?,
             Op::Conv(o) => conv::kernel(op, o)?,
             Op::Convert(o) => convert::kernel(op, o)?,
@@ -140,11 +164,11 @@ impl Backend for Cuda {
             Op::LinearAttention(o) => linear_attention::kernel(op, o)?,
             Op::Reduce(o) => reduce::kernel(op, o)?,
             Op::Rope(o) => rope::kernel(op, o)?,
-            Op::Sample(o) => sample::kernel(op, o)?,
-            Op::Segment(o) => segment::kernel(op, o)?,
+            Op::Sample(o) => return self.steps(sample::kernels(op, o, self.device.driver.processors())?),
+            Op::Segment(o) => return self.steps(segment::kernels(op, o)?),
             Op::SelectiveScan(o) => selective_scan::kernel(op, o)?,
-            Op::SsmScan(o) => ssm_scan::kernel(op, o)?,
-            Op::TopK(o) => top_k::kernel(op, o)?,
+            Op::SsmScan(o) => return self.scan(op, o),
+            Op::TopK(o) => return self.steps(top_k::kernels(op, o, self.device.driver.processors())?),
         };
         let determinism = Determinism::BatchInvariant; // rows are computed apart from each other
         Ok(vec![Arc::new(kernel.compile(&self.device, &self.modules, determinism)?)])

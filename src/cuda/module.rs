@@ -13,7 +13,18 @@ use super::driver::{Device, Function};
 pub(super) static KERNELS: &[(&str, &str)] = include!(concat!(env!("OUT_DIR"), "/kernels.rs"));
 
 /// Targets whose PTX every newer GPU loads.
-const ANY: [&str; 2] = [".sm_75", ".sm_80"];
+const ANY: [&str; 3] = [".sm_75", ".sm_80", ".sm_89"];
+
+/// PTX that needs a newer driver than the others, for a newer CUDA.
+const NEWER: (&str, (i32, i32)) = ("\n.version 8.4\n", (12, 4));
+
+/// The text for GPUs of compute capability 9.0 or newer: what stands there as a comment, for them is an instruction (see `AFTER_LAUNCHES` in
+/// kernels/common/types.cuh).
+pub(super) fn waiting(text: &str) -> String {
+    ANY.iter().fold(text.replace("//~ ", ""), |text, old| {
+        text.replacen(&format!(".target {}", &old[1..]), ".target sm_90", 1)
+    })
+}
 
 /// Loaded kernels by family and entry.
 type Loaded = HashMap<(&'static str, &'static str), Arc<dyn Function>>;
@@ -38,6 +49,12 @@ impl Modules {
         let &(name, text) = text.ok_or_else(|| Error::unsupported(family, "no PTX of this family is embedded"))?;
         if name.ends_with(".sm_80") && device.driver.capability() < (8, 0) {
             return Err(Error::unsupported(family, "the kernel needs compute capability 8.0 or newer"));
+        }
+        if name.ends_with(".sm_89") && device.driver.capability() < (8, 9) {
+            return Err(Error::unsupported(family, "the kernel needs compute capability 8.9 or newer"));
+        }
+        if text.get(..1024).is_some_and(|head| head.contains(NEWER.0)) && device.driver.cuda() < NEWER.1 {
+            return Err(Error::unsupported(family, "the kernel needs a driver for CUDA 12.4 or newer"));
         }
         let failed = |e| device.failed(&format!("loading {family}"), text.len(), e);
         let function = device.driver.load(text, entry).map_err(failed)?;
@@ -106,7 +123,10 @@ mod tests {
             let first = text.lines().next().unwrap();
             let parts = source.into_iter().chain(headers.into_values().flatten());
             assert_eq!(first, format!("// sources: {}", hash(parts)), "{name}.ptx is stale: run tools/ptx");
-            assert!(text.contains(".version 8.0"), "{name} serves R525");
+            let version = lines.lines().find_map(|l| l.strip_prefix("// PTX: ")?.strip_suffix('.'));
+            let version = format!("\n.version {}\n", version.unwrap_or("8.0"));
+            assert!(text.contains(&version), "{name} serves R525, or as its source says");
+            assert!(version == "\n.version 8.0\n" || version == NEWER.0 && text[..1024].contains(NEWER.0), "{name}");
             assert!(text.contains(&format!(".target {target}")), "{name} is for what its name says");
         }
     }

@@ -1,12 +1,15 @@
 use super::kernel::Kernel;
 use crate::{
-    error::Result,
+    error::{Error, Result},
     op::{Features, Norm, Op, norm::NormKind},
 };
 
 pub(super) fn kernel(op: &Op, o: &Norm) -> Result<Kernel> {
     let known = Features::BIAS | Features::RESIDUAL | Features::SCALE | Features::GATE | Features::SUM;
     op.require(known | Features::STRIDED | Features::BROADCAST | Features::DETERMINISM)?;
+    if o.out.dtype().is_quantized() {
+        return Err(Error::unsupported(op, format_args!("this kernel makes no blocks of {}", o.out.dtype())));
+    }
     let mut kernel = Kernel::new(op, "norm", "norm");
     for name in ["x", "out", "weight", "bias", "residual", "gate", "sum"] {
         kernel.tensor(name);

@@ -2,8 +2,9 @@
 
 use std::{
     cell::RefCell,
-    ffi::c_int,
+    ffi::{CString, c_int, c_void},
     fmt::{self, Debug},
+    ops::{Deref, Range},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU32, Ordering},
@@ -16,10 +17,16 @@ use cudarc::{
     nvrtc::Ptx,
 };
 
-use super::driver::{Driver, Failure, Function, Graph, Grid, Params, TensorMap};
+use super::{
+    driver::{Addresses, Driver, Failure, Function, Graph, Grid, Params, TensorMap, Touched},
+    module::waiting,
+};
 
 /// CUDA 12.0: what the embedded PTX needs.
 const OLDEST_DRIVER: c_int = 12000;
+
+/// CUDA 12.3: graphs of launches that begin before the one before has ended.
+const OVERLAPS: c_int = 12030;
 
 /// Pinned memory through which bytes go to and from the device.
 const STAGING: usize = 4 << 20;
@@ -64,12 +71,17 @@ pub(super) fn count() -> Result<usize, String> {
     }
 }
 
-/// The driver's CUDA version, as `12.4`.
-pub(super) fn version() -> Result<String, DriverError> {
+/// The driver's CUDA version, as 12 and 4.
+pub(super) fn version() -> Result<(i32, i32), DriverError> {
+    let version = number()?;
+    Ok((version / 1000, version % 1000 / 10))
+}
+
+fn number() -> Result<c_int, DriverError> {
     let mut version = 0;
     // SAFETY: writes one int.
     unsafe { sys::cuDriverGetVersion(&mut version) }.result()?;
-    Ok(format!("{}.{}", version / 1000, version % 1000 / 10))
+    Ok(version)
 }
 
 fn init_failure(code: c_int) -> &'static str {
@@ -91,12 +103,44 @@ struct Staging {
     used: usize, // bytes that copies in flight may still read
 }
 
+/// A stream, and what the last launch on it writes.
+#[derive(Debug)]
+struct Stream {
+    stream: Arc<CudaStream>,
+    written: Mutex<Addresses>,
+}
+
+impl Stream {
+    fn new(context: &Arc<CudaContext>) -> Result<Arc<Stream>, DriverError> {
+        Ok(Arc::new(Stream { stream: context.new_stream()?, written: Mutex::default() }))
+    }
+
+    fn written(&self) -> MutexGuard<'_, Addresses> {
+        self.written.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What was enqueued last is no launch of ours: it may write anything.
+    fn wrote_anything(&self) {
+        *self.written() = std::iter::once(0..u64::MAX).collect();
+    }
+}
+
+impl Deref for Stream {
+    type Target = CudaStream;
+
+    fn deref(&self) -> &CudaStream {
+        &self.stream
+    }
+}
+
 /// A device's context, with one in-order stream.
 #[derive(Debug)]
 pub(super) struct Nvidia {
     context: Arc<CudaContext>,
-    stream: Arc<CudaStream>,
+    stream: Arc<Stream>,
     pooled: bool,
+    /// Whether a launch may begin while the one before it still runs, as far as its kernel says that it can.
+    overlaps: bool,
     staging: Mutex<Staging>,
     modules: Mutex<Vec<(&'static str, Arc<CudaModule>)>>,
 }
@@ -114,7 +158,8 @@ impl Nvidia {
     pub(super) fn open(context: Arc<CudaContext>) -> Result<Nvidia, DriverError> {
         // SAFETY: all work goes to one stream, so no two streams need to be ordered by events.
         unsafe { context.disable_event_tracking() };
-        let stream = context.new_stream()?;
+        let stream = Stream::new(&context)?;
+        let overlaps = context.compute_capability()?.0 >= 9 && number()? >= OVERLAPS;
         let pooled = context.has_async_alloc();
         if pooled {
             // Freed memory stays in the pool instead of going back to the system at every synchronization.
@@ -126,7 +171,7 @@ impl Nvidia {
                 result::mem_pool::set_attribute(pool, attribute, (&raw mut threshold).cast())?;
             }
         }
-        Ok(Nvidia { context, stream, pooled, staging: Mutex::default(), modules: Mutex::default() })
+        Ok(Nvidia { context, stream, pooled, overlaps, staging: Mutex::default(), modules: Mutex::default() })
     }
 
     fn lock(&self) -> MutexGuard<'_, Staging> {
@@ -160,6 +205,7 @@ impl Driver for Nvidia {
             unsafe { if self.pooled { result::malloc_async(stream, bytes) } else { result::malloc_sync(bytes) } }?;
         // SAFETY: the memory is `bytes` long.
         let zeroed = unsafe { result::memset_d8_async(pointer, 0, bytes, stream) };
+        self.stream.wrote_anything();
         if let Err(e) = zeroed {
             self.free(pointer);
             return Err(e.into());
@@ -197,6 +243,7 @@ impl Driver for Nvidia {
             // stream was waited for.
             unsafe { result::memcpy_htod_async(to + (i * STAGING) as u64, from, self.stream.cu_stream()) }?;
         }
+        self.stream.wrote_anything();
         Ok(())
     }
 
@@ -218,6 +265,7 @@ impl Driver for Nvidia {
         self.context.bind_to_thread()?;
         // SAFETY: the caller's memory is `bytes` long at both addresses.
         unsafe { result::memcpy_dtod_async(to, from, bytes, self.stream.cu_stream()) }?;
+        self.stream.wrote_anything();
         Ok(())
     }
 
@@ -227,13 +275,19 @@ impl Driver for Nvidia {
         let module = match modules.iter().find(|m| std::ptr::eq(m.0, ptx)) {
             Some((_, module)) => module.clone(),
             None => {
-                let module = self.context.load_module(Ptx::from_src(ptx))?;
+                let text = if self.overlaps { waiting(ptx) } else { ptx.into() };
+                let loaded = self.context.load_module(Ptx::from_src(&text));
+                let module = loaded.map_err(|e| match Failure::from(e) {
+                    Failure::Other(why) => Failure::Other(format!("{why}: {}", complaint(&text))),
+                    full => full,
+                })?;
                 modules.push((ptx, module.clone()));
                 module
             }
         };
         let function = module.load_function(entry)?;
-        Ok(Arc::new(Loaded { function, stream: self.stream.clone(), shared: AtomicU32::new(48 << 10) }))
+        let (stream, shared) = (self.stream.clone(), AtomicU32::new(48 << 10));
+        Ok(Arc::new(Loaded { function, stream, overlaps: self.overlaps, shared }))
     }
 
     fn processors(&self) -> usize {
@@ -243,6 +297,10 @@ impl Driver for Nvidia {
 
     fn capability(&self) -> (i32, i32) {
         self.context.compute_capability().unwrap_or((8, 0))
+    }
+
+    fn cuda(&self) -> (i32, i32) {
+        version().unwrap_or((12, 0))
     }
 
     fn encode(&self, map: &TensorMap, address: u64) -> Result<[u64; 16], Failure> {
@@ -274,12 +332,12 @@ impl Driver for Nvidia {
 
     fn record(&self, enqueue: &mut dyn FnMut()) -> Result<Option<Box<dyn Graph>>, Failure> {
         // A stream of its own, which this thread's launches go to meanwhile: other threads' go on.
-        let stream = self.context.new_stream()?;
+        let stream = Stream::new(&self.context)?;
         stream.begin_capture(sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL)?;
         RECORDING.set(Some(stream.clone()));
         enqueue();
         RECORDING.set(None);
-        let graph = stream.end_capture(sys::CUgraphInstantiate_flags(0))?;
+        let graph = stream.stream.end_capture(sys::CUgraphInstantiate_flags(0))?;
         let graph = graph.ok_or_else(|| Failure::Other("nothing was recorded".into()))?;
         Ok(Some(Box::new(Recorded { graph: Mutex::new(graph), stream: self.stream.clone() })))
     }
@@ -294,6 +352,27 @@ impl Driver for Nvidia {
     }
 }
 
+/// What the driver's compiler says of a text that did not load; the context is current.
+fn complaint(text: &str) -> String {
+    let mut log = vec![0u8; 4096];
+    let Ok(text) = CString::new(text) else { return "a zero byte in the text".into() };
+    let mut options =
+        [sys::CUjit_option::CU_JIT_ERROR_LOG_BUFFER, sys::CUjit_option::CU_JIT_ERROR_LOG_BUFFER_SIZE_BYTES];
+    let mut values: [*mut c_void; 2] = [log.as_mut_ptr().cast(), std::ptr::without_provenance_mut(log.len() - 1)];
+    let mut module = std::ptr::null_mut();
+    // SAFETY: the text ends in a zero; two options with their values: a buffer that lives, and fewer bytes than it has.
+    let code = unsafe {
+        sys::cuModuleLoadDataEx(&mut module, text.as_ptr().cast(), 2, options.as_mut_ptr(), values.as_mut_ptr())
+    };
+    if code == sys::CUresult::CUDA_SUCCESS {
+        // SAFETY: just loaded, and nothing of it is in use.
+        let _ = unsafe { sys::cuModuleUnload(module) };
+    }
+    let said = String::from_utf8_lossy(&log);
+    let said = said.trim_end_matches('\0').trim();
+    if said.is_empty() { "the driver says no more".into() } else { said.replace('\n', "; ") }
+}
+
 /// A tensor map, aligned as the driver writes it.
 #[repr(align(64))]
 struct Encoded([u64; 16]);
@@ -301,12 +380,13 @@ struct Encoded([u64; 16]);
 #[derive(Debug)]
 struct Loaded {
     function: CudaFunction,
-    stream: Arc<CudaStream>,
+    stream: Arc<Stream>,
+    overlaps: bool,
     shared: AtomicU32, // bytes it may be launched with
 }
 
 impl Function for Loaded {
-    unsafe fn launch(&self, params: &Params, grid: Grid) -> Result<(), Failure> {
+    unsafe fn launch(&self, params: &Params, grid: Grid, touched: &Touched) -> Result<(), Failure> {
         if grid.shared > self.shared.load(Ordering::Relaxed) {
             let attribute = sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
             self.function.set_attribute(attribute, grid.shared as i32)?;
@@ -316,16 +396,29 @@ impl Function for Loaded {
         let stream = recording.as_ref().unwrap_or(&self.stream);
         stream.context().bind_to_thread()?;
         // SAFETY: both are plain data, whose zero is valid.
-        let (mut attribute, mut config) =
-            unsafe { (std::mem::zeroed::<sys::CUlaunchAttribute>(), std::mem::zeroed::<sys::CUlaunchConfig>()) };
-        attribute.id = sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION;
-        attribute.value.clusterDim = sys::CUlaunchAttributeValue_union__bindgen_ty_1 { x: grid.cluster, y: 1, z: 1 };
+        let (mut attributes, mut config) =
+            unsafe { (std::mem::zeroed::<[sys::CUlaunchAttribute; 2]>(), std::mem::zeroed::<sys::CUlaunchConfig>()) };
+        let mut count = 0;
+        if grid.cluster > 1 {
+            attributes[0].id = sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION;
+            attributes[0].value.clusterDim =
+                sys::CUlaunchAttributeValue_union__bindgen_ty_1 { x: grid.cluster, y: 1, z: 1 };
+            count += 1;
+        }
+        // Every kernel lets the next one begin once those before it are done: only the last launch can still be writing. Clusters, which need
+        // several free multiprocessors of one kind at once, are found sooner when nothing else is half begun.
+        let mut written = stream.written();
+        let meets = |a: &Range<u64>| written.iter().any(|b| a.start < b.end && b.start < a.end);
+        if self.overlaps && grid.cluster == 1 && !touched.early.iter().any(meets) {
+            attributes[count].id = sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION;
+            attributes[count].value.programmaticStreamSerializationAllowed = 1;
+            count += 1;
+        }
+        written.clone_from(&touched.written);
         (config.gridDimX, config.gridDimY, config.gridDimZ) = (grid.blocks, 1, 1);
         (config.blockDimX, config.blockDimY, config.blockDimZ) = (grid.threads, 1, 1);
         (config.sharedMemBytes, config.hStream) = (grid.shared, stream.cu_stream());
-        if grid.cluster > 1 {
-            (config.attrs, config.numAttrs) = (&raw mut attribute, 1);
-        }
+        (config.attrs, config.numAttrs) = (attributes.as_mut_ptr(), count as u32);
         // SAFETY: the caller's promise; the parameters are one struct; memory is freed in this stream's order, so after the kernel.
         unsafe {
             let mut args = [(&raw const *params).cast_mut().cast()];
@@ -338,12 +431,12 @@ impl Function for Loaded {
 
 thread_local! {
     /// Where this thread's launches go while they are recorded.
-    static RECORDING: RefCell<Option<Arc<CudaStream>>> = const { RefCell::new(None) };
+    static RECORDING: RefCell<Option<Arc<Stream>>> = const { RefCell::new(None) };
 }
 
 struct Recorded {
     graph: Mutex<CudaGraph>,
-    stream: Arc<CudaStream>,
+    stream: Arc<Stream>,
 }
 
 // SAFETY: a graph may be used from any thread, by one at a time: the lock sees to that.
@@ -363,6 +456,24 @@ impl Graph for Recorded {
         self.stream.context().bind_to_thread()?;
         // SAFETY: both are open; the caller's promise covers the kernels' addresses.
         unsafe { result::graph::launch(graph.cu_graph_exec(), self.stream.cu_stream()) }?;
+        self.stream.wrote_anything();
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Only where there is a GPU: `tools/gpu` runs it.
+    #[test]
+    #[ignore = "needs a GPU"]
+    fn the_driver_says_what_is_wrong_with_a_module() {
+        assert!(count().unwrap() > 0);
+        let device = Nvidia::open(CudaContext::new(0).unwrap()).unwrap();
+        let text =
+            ".version 8.0\n.target sm_75\n.address_size 64\n.visible .entry k()\n{\nnonsense.u32 %r1;\nret;\n}\n";
+        let why = format!("{:?}", device.load(text, "k").unwrap_err());
+        assert!(why.contains("nonsense"), "{why}");
     }
 }

@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use super::{
-    driver::{Device, Grid, Params},
+    driver::{Device, Grid, Params, Touched},
     module::Modules,
 };
 use crate::{
@@ -74,6 +74,6 @@ fn launch(
     params.0[..4].copy_from_slice(&[address, (data.len() / 16) as u64, steps, address]);
     device.time(&mut || {
         // SAFETY: the kernel reads `count` times 16 bytes of `data`, and its sink lies there too.
-        unsafe { function.launch(&params, grid) }.map_err(|e| device.failed(entry, 0, e))
+        unsafe { function.launch(&params, grid, &Touched::default()) }.map_err(|e| device.failed(entry, 0, e))
     })
 }

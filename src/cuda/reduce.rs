@@ -1,6 +1,7 @@
-use super::kernel::Kernel;
+use super::kernel::{Kernel, in_pieces};
 use crate::{
     error::Result,
+    layout::Spec,
     op::{Features, Op, Reduce, reduce::Reduction},
 };
 
@@ -12,6 +13,9 @@ pub(super) fn kernel(op: &Op, o: &Reduce) -> Result<Kernel> {
     }
     kernel.extents(o.x.shape(), 1, 6);
     kernel.word(o.x.dim(0));
+    let rows = if o.kind == Reduction::L2Normalize { &[&o.x, &o.out][..] } else { &[&o.x] };
+    let dense = |s: &&Spec| in_pieces(s, 4) && s.dtype().is_float();
+    kernel.word(usize::from(o.x.dim(0).is_multiple_of(4) && rows.iter().all(dense)));
     // The order of `Kind` in kernels/reduce.cu.
     let kind = match o.kind {
         Reduction::Sum => 0,

@@ -1,4 +1,7 @@
-use super::{kernel::Kernel, kv_append};
+use super::{
+    kernel::{Kernel, in_pieces},
+    kv_append,
+};
 use crate::{
     error::{Error, Result},
     op::{Features, Op, Rope, rope::RopeStyle},
@@ -6,6 +9,8 @@ use crate::{
 
 /// Pairs that a block turns.
 const PART: usize = 1024;
+/// Tokens that are blocks enough.
+const MANY: usize = 256;
 /// Elements of a head that a block holds on their way into a quantized cache.
 const MOST: usize = 1024;
 
@@ -16,7 +21,16 @@ pub(super) fn kernel(op: &Op, o: &Rope) -> Result<Kernel> {
     if quantized.is_some() && d > MOST {
         return Err(Error::unsupported(op, format_args!("heads of {d} are longer than {MOST}")));
     }
-    let mut kernel = Kernel::new(op, "rope", if quantized.is_some() { "rope_blocks" } else { "rope" });
+    // A thread has four neighbouring pairs of several heads.
+    let fours = o.cache.is_none() && in_pieces(&o.x, 4) && pairs > 0 && pairs.is_multiple_of(4) && pairs <= 4 * 256;
+    let entry = if quantized.is_some() {
+        "rope_blocks"
+    } else if fours {
+        "rope_fours"
+    } else {
+        "rope"
+    };
+    let mut kernel = Kernel::new(op, "rope", entry);
     kv_append::cache(&mut kernel, o.cache.as_ref(), tokens);
     kernel.tensor("x");
     kernel.tensor("positions");
@@ -25,8 +39,14 @@ pub(super) fn kernel(op: &Op, o: &Rope) -> Result<Kernel> {
     let turns = |f: f64| ((f / std::f64::consts::TAU).rem_euclid(1.0) * 2f64.powi(64)) as u64;
     kernel.table(o.frequencies().into_iter().map(turns).collect());
     // With a cache, elements that are not turned are copied, each by a thread of its own.
-    let parts = if o.cache.is_some() { d - pairs } else { pairs };
-    let blocks = (heads * parts).div_ceil(PART);
+    let (parts, blocks) = if fours {
+        // Heads of a block: more than one of a thread where there are many blocks.
+        let parts = 256 / (pairs / 4) * if tokens < MANY { 1 } else { 2 };
+        (parts, heads.div_ceil(parts))
+    } else {
+        let parts = if o.cache.is_some() { d - pairs } else { pairs };
+        (parts, (heads * parts).div_ceil(PART))
+    };
     let (pair, other) = match o.style {
         RopeStyle::Adjacent => (2, 1),
         RopeStyle::Half => (1, pairs),

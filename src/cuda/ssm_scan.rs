@@ -1,6 +1,7 @@
-use super::kernel::Kernel;
+use super::kernel::{Kernel, in_pieces};
 use crate::{
     error::{Error, Result},
+    layout::Spec,
     op::{Features, Op, SsmScan},
 };
 
@@ -10,6 +11,9 @@ pub(super) const MOST: usize = 256;
 
 /// Rows of a block of kernels/ssm_scan.cu.
 const ROWS: usize = 32;
+/// Steps of a chunk of kernels/ssm_chunks.cu, and from how many on there are chunks.
+const CHUNK: usize = 32;
+const LONG: usize = 48;
 
 /// Lanes that share a row of `n` states.
 pub(super) fn lanes(op: &Op, n: usize) -> Result<usize> {
@@ -19,32 +23,48 @@ pub(super) fn lanes(op: &Op, n: usize) -> Result<usize> {
     Ok(n.next_power_of_two().min(32))
 }
 
-pub(super) fn kernel(op: &Op, o: &SsmScan) -> Result<Kernel> {
+/// The kernel that goes step by step, and those in chunks where there are enough steps.
+pub(super) fn kernels(op: &Op, o: &SsmScan) -> Result<(Kernel, Vec<Kernel>)> {
     op.require(Features::all())?;
     let (batch, t, heads, width, groups, n) = o.dims();
     let lanes = lanes(op, n)?;
-    let dense = [&o.b, &o.c]
-        .iter()
-        .all(|s| s.stride(0) == 1 && (1..s.rank()).all(|d| s.dim(d) <= 1 || s.stride(d).is_multiple_of(4)));
-    let rows_alike = dense && width > 0 && width.is_multiple_of(ROWS);
-    let (family, entry) = match n {
-        64 if rows_alike => ("ssm_scan", "states_64"),
-        128 if rows_alike => ("ssm_scan", "states_128"),
-        _ => ("scan", "ssm_scan"),
-    };
-    let mut kernel = Kernel::new(op, family, entry);
-    for name in ["x", "dt", "a", "b", "c", "out", "d", "dt_bias", "z", "state"] {
-        kernel.tensor(name);
-    }
+    let dense = |s: &Spec| in_pieces(s, 4);
+    let rows_alike = dense(&o.b) && dense(&o.c) && width > 0 && width.is_multiple_of(ROWS);
     let rows = batch * heads * width;
-    [t, heads, width, heads / groups.max(1), n, rows].into_iter().for_each(|v| kernel.word(v));
-    kernel.pair(lanes as u32, u32::from(o.softplus));
-    (kernel.threads, kernel.blocks) = match family {
-        "ssm_scan" => (256, rows / ROWS),
-        _ => (THREADS, (rows * lanes).div_ceil(THREADS as usize)),
+    let kernel = |family, entry| {
+        let mut kernel = Kernel::new(op, family, entry);
+        for name in ["x", "dt", "a", "b", "c", "out", "d", "dt_bias", "z", "state"] {
+            kernel.tensor(name);
+        }
+        [t, heads, width, heads / groups.max(1), n, rows].into_iter().for_each(|v| kernel.word(v));
+        kernel.pair(lanes as u32, u32::from(o.softplus));
+        (kernel.threads, kernel.blocks) = match family {
+            "scan" => (THREADS, (rows * lanes).div_ceil(THREADS as usize)),
+            _ => (256, rows / ROWS),
+        };
+        if t == 0 {
+            kernel.blocks = 0;
+        }
+        kernel
     };
-    if t == 0 {
-        kernel.blocks = 0;
+    let chunks = match n {
+        64 if rows_alike => ["products_64", "chunks_64", "states_64"],
+        128 if rows_alike => ["products_128", "chunks_128", "states_128"],
+        _ => return Ok((kernel("scan", "ssm_scan"), Vec::new())),
+    };
+    let by_step = kernel("ssm_scan", chunks[2]);
+    if t < LONG || !dense(&o.x) {
+        return Ok((by_step, Vec::new()));
     }
-    Ok(kernel)
+    let mut steps = [chunks[0], chunks[1]].map(|entry| kernel("ssm_chunks", entry));
+    let count = t.div_ceil(CHUNK);
+    for step in &mut steps {
+        step.scratch_address();
+        step.scratch = (batch * groups * count).saturating_mul(CHUNK * CHUNK * 4);
+        [groups, count].into_iter().for_each(|v| step.word(v));
+    }
+    steps[0].blocks = if rows == 0 { 0 } else { batch * groups * count };
+    steps[1].aligned = vec!["x", "b", "c"];
+    steps[1].shared = (3 * CHUNK * (n + 8) + 3 * CHUNK * (CHUNK + 8)) * 4;
+    Ok((by_step, steps.into()))
 }

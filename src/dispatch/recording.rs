@@ -80,7 +80,10 @@ impl Dispatcher {
 
 #[cfg(test)]
 mod tests {
-    use crate::{DType, Error, Op, Runtime, backend::OpenOptions};
+    use crate::{
+        DType, Error, Op, Runtime,
+        backend::{Kind, OpenOptions},
+    };
 
     #[test]
     fn every_device_replays() -> crate::Result<()> {
@@ -105,6 +108,41 @@ mod tests {
             assert!(matches!(rt.record(&[(&relu, &[&z])]), Err(Error::Invalid { .. })));
             assert!(matches!(rt.record(&[(&relu, &[&z, &z.slice(1, 0..2)?])]), Err(Error::Invalid { .. })));
             rt.record(&[])?.run()?;
+        }
+        Ok(())
+    }
+
+    /// Where launches begin before those before them have ended, what they read is as these left it.
+    #[test]
+    fn each_step_sees_what_the_steps_before_wrote() -> crate::Result<()> {
+        const DOUBLED: usize = 6;
+        for device in crate::discover(&OpenOptions::default()).devices {
+            // Long launches, where they are quick.
+            let n = if matches!(device.info().kind, Kind::DiscreteGpu | Kind::IntegratedGpu) { 1024 } else { 64 };
+            let (k, rt) = (n, Runtime::builder().device(device).only_devices().no_cache().build()?);
+            for rows in [1, 8, 128] {
+                let noise = |i: usize| half::bf16::from_f32((i * 37 % 101) as f32 - 50.0).to_bits();
+                let bf16 = |shape: &[usize]| {
+                    let bits: Vec<u16> = (0..shape.iter().product()).map(noise).collect();
+                    rt.tensor(DType::BF16, shape, bytemuck::cast_slice(&bits))
+                };
+                let (x, w) = (bf16(&[rows, k])?, bf16(&[n, k])?);
+                let outs =
+                    (0..DOUBLED).map(|_| rt.zeros(DType::BF16, &[rows, n])).collect::<crate::Result<Vec<_>>>()?;
+                let product: Op = format!("matmul x=bf16:{rows}x{k} w=bf16:{n}x{k} out=bf16:{rows}x{n}").parse()?;
+                let double: Op =
+                    format!("elementwise a=bf16:{n}x{k} b=bf16:{n}x{k} out=bf16:{n}x{k} function=add").parse()?;
+                let products = outs.iter().map(|out| [&x, &w, out]).collect::<Vec<_>>();
+                let sums = [&w, &w, &w];
+                let steps = products.iter().flat_map(|p| [(&product, &p[..]), (&double, &sums[..])]);
+                rt.record(&steps.collect::<Vec<_>>())?.run()?;
+                let first = outs[0].read_f32()?;
+                assert!(first.iter().any(|y| *y != 0.0));
+                for (i, out) in outs.iter().enumerate() {
+                    let expected: Vec<f32> = first.iter().map(|y| y * (1 << i) as f32).collect();
+                    assert_eq!(out.read_f32()?, expected, "{rows} rows, doubled {i} times");
+                }
+            }
         }
         Ok(())
     }

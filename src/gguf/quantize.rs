@@ -153,7 +153,8 @@ fn failed(path: &Path, bytes: usize, e: io::Error) -> Error {
     Error::file(path.display(), what)
 }
 
-/// A file in the making, beside the one it will be; removed unless kept.
+/// A file in the making, beside the one it will be; removed unless kept. It is locked while its process lives: what a killed one left
+/// behind is removed by the next run that makes the same file.
 struct Part {
     file: File,
     path: PathBuf,
@@ -163,18 +164,40 @@ struct Part {
 impl Part {
     fn new(path: &Path) -> io::Result<Part> {
         let name = path.file_name().ok_or(io::ErrorKind::InvalidFilename)?;
+        let mut prefix = OsString::from(".");
+        prefix.push(name);
+        Part::sweep(path, prefix.as_encoded_bytes());
         for try_ in 0..100 {
-            let mut part = OsString::from(".");
-            part.push(name);
+            let mut part = prefix.clone();
             part.push(format!(".{}-{try_}.part", std::process::id()));
             let path = path.with_file_name(part);
             match File::create_new(&path) {
-                Ok(file) => return Ok(Part { file, path, kept: false }),
+                Ok(file) => {
+                    // Where there are no locks, nothing is swept. One who swept before this lock has removed the name.
+                    let _ = file.lock();
+                    if path.exists() {
+                        return Ok(Part { file, path, kept: false });
+                    }
+                }
                 Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
                 Err(e) => return Err(e),
             }
         }
         Err(io::ErrorKind::AlreadyExists.into())
+    }
+
+    /// Removes what dead processes left of this file.
+    fn sweep(path: &Path, prefix: &[u8]) {
+        let Ok(entries) = fs::read_dir(folder(path)) else { return };
+        for entry in entries.flatten().filter(|e| is_part(e.file_name().as_encoded_bytes(), prefix)) {
+            // A link or a pipe is none of ours, and opening one may wait.
+            if entry.file_type().is_ok_and(|t| t.is_file())
+                && let Ok(file) = File::options().write(true).open(entry.path())
+                && file.try_lock().is_ok()
+            {
+                let _ = fs::remove_file(entry.path());
+            }
+        }
     }
 
     /// On disk, then under its name.
@@ -183,8 +206,7 @@ impl Part {
         fs::rename(&self.path, path)?;
         self.kept = true;
         // The name is on disk when the folder is; not every system can say so.
-        let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        let _ = File::open(folder).and_then(|f| f.sync_all());
+        let _ = File::open(folder(path)).and_then(|f| f.sync_all());
         Ok(())
     }
 }
@@ -194,5 +216,43 @@ impl Drop for Part {
         if !self.kept {
             let _ = fs::remove_file(&self.path);
         }
+    }
+}
+
+fn folder(path: &Path) -> &Path {
+    path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+/// `PREFIX.PROCESS-TRY.part`
+fn is_part(name: &[u8], prefix: &[u8]) -> bool {
+    let middle = name.strip_prefix(prefix).and_then(|n| n.strip_prefix(b".")).and_then(|n| n.strip_suffix(b".part"));
+    let mut numbers = middle.unwrap_or_default().split(|&b| b == b'-');
+    let mut number = || numbers.next().is_some_and(|n| !n.is_empty() && n.iter().all(u8::is_ascii_digit));
+    number() && number() && numbers.next().is_none()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_killed_process_left_is_removed_and_what_a_living_one_writes_is_not() {
+        let folder = std::env::temp_dir().join(format!("tesela-parts-{}", std::process::id()));
+        fs::create_dir_all(&folder).unwrap();
+        let out = folder.join("out.gguf");
+        let left = [".out.gguf.1-0.part", ".out.gguf.23-7.part"].map(|n| folder.join(n));
+        let others =
+            [".out.gguf.part", ".out.gguf.1-.part", ".out.gguf.1-0-0.part", ".other.gguf.1-0.part", "out.gguf"];
+        let others = others.map(|n| folder.join(n));
+        left.iter().chain(&others).for_each(|p| fs::write(p, b"old").unwrap());
+        let first = Part::new(&out).unwrap();
+        let second = Part::new(&out).unwrap();
+        assert!(first.path.exists() && second.path.exists() && first.path != second.path);
+        assert!(left.iter().all(|p| !p.exists()) && others.iter().all(|p| p.exists()));
+        let paths = [first.path.clone(), second.path.clone()];
+        first.keep(&out).unwrap();
+        drop(second);
+        assert!(paths.iter().all(|p| !p.exists()) && fs::read(&out).unwrap().is_empty());
+        fs::remove_dir_all(folder).unwrap();
     }
 }

@@ -259,6 +259,14 @@ macro_rules! descriptor {
                 all
             }
 
+            /// Calls `f` with each operand present and its name, in launch order, to change it: for operations on parts of another's operands.
+            pub fn each_spec(&mut self, f: &mut dyn FnMut(&'static str, &mut $crate::layout::Spec)) {
+                $(f(stringify!($r), &mut self.$r);)*
+                $(if let Some(spec) = &mut self.$o {
+                    f(stringify!($o), spec);
+                })*
+            }
+
             pub(crate) fn parse<'a>(
                 pairs: impl Iterator<Item = $crate::error::Result<(&'a str, &'a str)>>,
             ) -> $crate::error::Result<Self> {

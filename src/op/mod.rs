@@ -8,6 +8,7 @@
 mod accept;
 mod array;
 mod descriptor;
+mod encoded;
 mod features;
 mod field;
 pub(crate) mod math;
@@ -74,6 +75,11 @@ macro_rules! ops {
             /// The operands present, in launch order.
             pub fn operands(&self) -> Operands {
                 match self { $(Op::$Variant(op) => op.operands(),)* }
+            }
+
+            /// Calls `f` with each operand present and its name, in launch order, to change it: for operations on parts of another's operands.
+            pub fn each_spec(&mut self, f: &mut dyn FnMut(&'static str, &mut crate::layout::Spec)) {
+                match self { $(Op::$Variant(op) => op.each_spec(f),)* }
             }
 
             /// The accuracy that may be traded for speed.

@@ -5,12 +5,17 @@
 //! rms: `y = s / sqrt(mean(s^2) + eps)`; layer: `y = (s - mean(s)) / sqrt(var(s) + eps)` (variance over n);
 //! `out = y * weight + bias`.
 //!
+//! - `out` may be q8_0, q8_1, q8_k, q5_0, q5_1, q4_0 or q4_1, formats whose blocks follow from their numbers by rounding: encoded from the
+//!   unrounded results, as `convert` encodes.
 //! - Sums are in f32 or better, whatever the dtypes. Rows are independent; zero rows are legal, and so is a row of zero
 //!   elements (nothing is written). A row of zeros gives `bias` (or zeros); with `eps = 0` it gives NaN, as 0/0 does.
 //! - NaN or infinity in a row spoils that row alone.
 //! - `sum` may be `residual` or `x`; `out` may be `x`.
 
-use super::*;
+use super::{
+    encoded::{ROUNDED, encoded_bound, encoded_magnitudes},
+    *,
+};
 use crate::{dtype::DType, layout::Spec};
 
 words! {
@@ -65,7 +70,8 @@ impl Semantics for Norm {
     fn check(&self) -> Result<(), String> {
         let (_, n) = self.dims();
         for o in &self.operands() {
-            ensure!(o.spec.dtype().is_float(), "{} is {}, must be f32, f16 or bf16", o.name, o.spec.dtype());
+            let blocks = o.name == "out" && ROUNDED.contains(&o.spec.dtype());
+            ensure!(blocks || o.spec.dtype().is_float(), "{} is {}, must be f32, f16 or bf16", o.name, o.spec.dtype());
             let want: &[usize] = if matches!(o.name, "weight" | "bias") { &[n] } else { self.x.shape() };
             ensure!(o.spec.shape() == want, "{} is {:?}, must be {want:?}", o.name, o.spec.shape());
         }
@@ -130,6 +136,7 @@ impl Semantics for Norm {
                 *s = *s * inverse * w + b;
             }
         }
+        encoded_magnitudes(self.out.dtype(), &out, &mut out_mag);
         arrays.set_with("out", out, out_mag);
         if self.sum.is_some() {
             arrays.set_with("sum", sum, sum_mag);
@@ -142,8 +149,14 @@ impl Semantics for Norm {
             "sum" if self.residual.is_none() => Bound::relative(0.0),
             "sum" => Bound::relative(2.0 * eps),
             // The sums, and a rounding for each step after them.
-            _ => Bound::relative(Bound::dot(self.dims().1).relative + 8.0 * eps),
+            _ => encoded_bound(self.out.dtype(), Bound::dot(self.dims().1).relative + 8.0 * eps),
         }
+    }
+
+    fn fill(&self, operand: &Operand, fill: Fill, rng: &mut Rng) -> Option<Vec<f64>> {
+        // A block that holds NaN or an infinity has no defined code.
+        let open = self.out.dtype().is_quantized() && fill == Fill::Special;
+        open.then(|| (0..operand.spec.numel()).map(|_| rng.value(Fill::Normal)).collect())
     }
 
     fn may_alias(&self, out: &str, input: &str) -> bool {
@@ -207,6 +220,18 @@ impl Semantics for Norm {
             all.push(Norm { determinism: Determinism::BatchInvariant, weight: row, ..base });
         }
         all.push(Norm { eps: Real::ZERO, ..plain(F32, F32, &[3, 64]) });
+        for &blocks in ROUNDED {
+            all.push(Norm { weight: Some(spec(F32, &[768])), ..plain(F32, blocks, &[3, 768]) });
+        }
+        let (row, wide) = (Some(spec(F32, &[96])), Some(spec(F32, &[5, 96])));
+        for blocks in [Q8_0, Q4_0] {
+            let base = plain(F32, blocks, &[5, 96]);
+            all.push(Norm { weight: row, residual: wide, factor: Real::new(0.22), sum: wide, ..base });
+            all.push(Norm { kind: NormKind::Layer, weight: row, bias: row, gate: wide, sum: wide, ..base });
+            all.push(Norm { x: spec(BF16, &[5, 96]), weight: Some(spec(BF16, &[96])), ..base });
+            all.push(Norm { out: Spec::strided(blocks, &[5, 96], &[160, 1]).expect("a case's spec"), ..base });
+        }
+        all.extend([plain(F32, Q8_0, &[0, 32]), plain(F16, Q8_0, &[2, 3, 2080])]);
         all
     }
 }
@@ -271,6 +296,9 @@ mod tests {
         assert_refused(Norm { out: spec(DType::F32, &[2, 5]), ..op }, "out is");
         assert_refused(Norm { weight: Some(spec(DType::F32, &[2])), ..op }, "weight is");
         assert_refused(Norm { x: spec(DType::I8, &[2, 4]), ..op }, "x is i8");
+        let blocks = plain(NormKind::Rms, &[2, 256]);
+        assert_refused(Norm { out: spec(DType::Q4_K, &[2, 256]), ..blocks }, "out is q4_k");
+        assert_refused(Norm { sum: Some(spec(DType::Q8_0, &[2, 256])), ..blocks }, "sum is q8_0");
         assert_refused(Norm { factor: 2.0.into(), ..op }, "needs a residual");
         assert_refused(Norm { eps: Real::new(-1.0), ..op }, "eps");
         assert_refused(Norm { eps: Real::new(f32::NAN), ..op }, "eps");

@@ -16,6 +16,7 @@
 //!   the cache's dtype; slots outside the cache and slots named twice are treated as [`KvAppend`] does.
 
 use super::{
+    encoded::{encoded_bound, encoded_magnitudes},
     kv_append::{CACHE_TYPES, appended_bytes, cache_rows, check_cache, destinations, fill_slots},
     *,
 };
@@ -209,19 +210,12 @@ impl Semantics for Rope {
         if let (Some(spec), Some(slots)) = (&self.cache, arrays.get("slots")) {
             let (mut cache, width) = (arrays.of("cache").data.clone(), heads * d);
             let mut cache_mag = vec![0.0; cache.len()];
-            // Quantizing errs by a fraction of the block's largest element.
-            let (block, _) = spec.dtype().block();
             for (t, slot) in destinations(slots, cache_rows(spec)).into_iter().enumerate() {
                 let Some(slot) = slot else { continue };
                 cache[slot * width..][..width].copy_from_slice(&x[t * width..][..width]);
                 let (to, from) = (&mut cache_mag[slot * width..][..width], t * width..(t + 1) * width);
                 to.copy_from_slice(&magnitude[from.clone()]);
-                if block > 1 {
-                    for (to, values) in to.chunks_mut(block).zip(x[from].chunks(block)) {
-                        let largest = to.iter().chain(values).fold(0.0, |m: f64, v| m.max(v.abs()));
-                        to.fill(largest);
-                    }
-                }
+                encoded_magnitudes(spec.dtype(), &x[from], to);
             }
             arrays.set_with("cache", cache, cache_mag);
         }
@@ -231,11 +225,8 @@ impl Semantics for Rope {
     fn bound(&self, output: &str) -> Bound {
         // Sine and cosine, two products, a sum and the amplitude, each within an ulp or two.
         let rotation = 16.0 * f32::EPSILON as f64;
-        let half_scale = 2f64.powi(-10); // the block's scale is stored as f16
-        match self.cache.filter(|_| output == "cache").map(|c| c.dtype()) {
-            Some(DType::Q8_0) => Bound { relative: rotation + 0.5 / 127.0 + half_scale, ..Bound::EXACT },
-            // Codes reach from -8 to 7: the end opposite to the largest element is a whole step away.
-            Some(DType::Q4_0) => Bound { relative: rotation + 1.0 / 8.0 + half_scale, ..Bound::EXACT },
+        match &self.cache {
+            Some(cache) if output == "cache" => encoded_bound(cache.dtype(), rotation),
             _ => Bound::relative(rotation),
         }
     }

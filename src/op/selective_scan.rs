@@ -5,7 +5,7 @@
 //!
 //! - `a` holds `-exp(A_log)`: negative numbers. State in f32, carried in and out through `state`; without it, zero and dropped.
 //! - `t = 0` leaves the state alone. Errors are relative to the same recurrence over absolute values, as in
-//!   [`super::ssm_scan`]; so is what NaN and infinity spoil, by channel.
+//!   [`super::ssm_scan`]; so are sizes of `dt' a`, and what NaN, infinity and growth spoil, by channel (`b` and `c`: all of their sequence).
 
 use super::{
     ssm_scan::{Cell, TimeStep, fill_scan, scan_bound},

@@ -7,7 +7,11 @@
 //! - `t = 0` leaves the state alone. Kernels may compute in chunks of any length; the bound is the same.
 //! - The magnitude that errors are relative to is the same recurrence over absolute values, with room for decays taken from
 //!   differences of running sums of `dt' a` within a chunk.
-//! - NaN or infinity in an input spoils its head in its sequence; which elements of it is not said.
+//! - Any size is legal: `dt' a` from 0 (the state stays) down to -inf in f32 (it is forgotten, and `dt' b x` alone remains), each step
+//!   by itself. What models do not have, `dt' a > 0`, grows, and is right as long as every step's `exp(dt' a)` is below e^88 and every
+//!   element of the state within f32.
+//! - NaN or infinity in an input, an infinite `dt'`, and growth beyond that spoil their head (`b` and `c`: the heads of their group) in their
+//!   sequence: which elements of it hold what is not said, earlier ones included. Other heads and sequences keep their bits.
 
 use super::*;
 use crate::{dtype::DType, layout::Spec};

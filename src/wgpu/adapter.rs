@@ -4,7 +4,6 @@ use std::{collections::HashSet, sync::Arc};
 
 use super::{
     Wgpu,
-    plan::Pipelines,
     queue::{Cache, Queue},
 };
 use crate::{
@@ -110,19 +109,20 @@ fn identity(infos: &[wgpu::AdapterInfo], i: usize) -> String {
 }
 
 pub(super) fn open(adapter: &wgpu::Adapter, id: String, options: &OpenOptions) -> Result<Wgpu> {
-    open_with(adapter, id.clone(), options, Abilities::of(adapter))
-        .or_else(|_| open_with(adapter, id, options, Abilities::default()))
+    let limits = adapter.limits();
+    open_with(adapter, id.clone(), options, Abilities::of(adapter), limits.clone())
+        .or_else(|_| open_with(adapter, id, options, Abilities::default(), limits))
 }
 
-/// Opens the adapter with all of its limits and these abilities.
+/// Opens the adapter with these limits and abilities.
 pub(super) fn open_with(
     adapter: &wgpu::Adapter,
     id: String,
     options: &OpenOptions,
     abilities: Abilities,
+    limits: wgpu::Limits,
 ) -> Result<Wgpu> {
     let about = adapter.get_info();
-    let limits = adapter.limits();
     let experimental_features = match abilities.cooperative {
         0 => wgpu::ExperimentalFeatures::disabled(),
         // SAFETY: cooperative matrices are all that is experimental here; they are used in configurations the adapter lists, and a
@@ -158,5 +158,5 @@ pub(super) fn open_with(
         Cache::open(&device, f.join(file))
     });
     let queue = Arc::new(Queue::new(info.to_string(), device, queue, options.memory_limit, cache)?);
-    Ok(Wgpu { info, abilities, queue, pipelines: Pipelines::default() })
+    Ok(Wgpu { info, abilities, queue, pipelines: Arc::default() })
 }

@@ -1,4 +1,4 @@
-use super::{Kernel, encodes, require_dtypes};
+use super::{Kernel, encodes, require_encoded};
 use crate::{
     dtype::DType::*,
     error::{Error, Result},
@@ -9,16 +9,17 @@ pub(super) fn kernel(op: &Op, o: &Convert) -> Result<Kernel> {
     op.require(Features::all())?;
     let (x, out) = (o.x.dtype(), o.out.dtype());
     let copy = x == out;
-    if !copy && !encodes(out) {
-        require_dtypes(op)?;
+    if !copy {
+        require_encoded(op)?;
     }
     let mut kernel = Kernel::new(op, "convert", o.out.shape(), 0);
     kernel.flag("copy", copy);
     kernel.variant = if copy { "copy" } else { "convert" };
+    let real = matches!(out, F32 | F16 | BF16 | F8E4M3 | F8E5M2) || encodes(out);
     let body = match (x, out) {
         _ if copy => None,
-        (I8 | U8 | I32, F32 | F16 | BF16 | F8E4M3 | F8E5M2 | Q8_0 | Q4_0) => Some("x: VALUE) -> f32 { return f32(x);"),
-        (_, F32 | F16 | BF16 | F8E4M3 | F8E5M2 | Q8_0 | Q4_0) => Some("x: VALUE) -> f32 { return x;"),
+        (I8 | U8 | I32, _) if real => Some("x: VALUE) -> f32 { return f32(x);"),
+        _ if real => Some("x: VALUE) -> f32 { return x;"),
         (I8 | U8 | I32, I8) => Some("x: VALUE) -> i32 { return clamp(i32(x), -128, 127);"),
         (I8 | U8 | I32, U8) => Some("x: VALUE) -> u32 { return u32(clamp(i32(x), 0, 255));"),
         (I8 | U8 | I32, I32) => Some("x: VALUE) -> i32 { return i32(x);"),

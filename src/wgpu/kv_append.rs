@@ -1,4 +1,4 @@
-use super::{Kernel, encodes, require_dtypes};
+use super::{Kernel, require_encoded};
 use crate::{
     error::Result,
     layout::Spec,
@@ -7,19 +7,22 @@ use crate::{
 
 pub(super) fn kernel(op: &Op, o: &KvAppend) -> Result<Kernel> {
     op.require(Features::STRIDED | Features::PAGED | Features::BROADCAST | Features::DETERMINISM)?;
-    let (elements, bytes) = o.cache.dtype().block();
-    if elements > 1 && !encodes(o.cache.dtype()) {
-        require_dtypes(op)?;
-    }
+    require_encoded(op)?;
+    Ok(append(op, &o.x, &o.cache))
+}
+
+/// Rows of `x` into `cache`, operands of `op`.
+pub(super) fn append(op: &Op, x: &Spec, cache: &Spec) -> Kernel {
+    let (elements, bytes) = cache.dtype().block();
     let mut kernel = Kernel::new(op, "kv_append", &[], 3);
     kernel.flag("reduce", true);
     kernel.flag("blocks", elements > 1);
     kernel.constant("BYTES", bytes);
-    kernel.whole("heads", o.x.dim(1));
-    kernel.whole("d", o.x.dim(0));
-    rows(&mut kernel, &o.cache);
-    kernel.groups = o.x.dim(2);
-    Ok(kernel)
+    kernel.whole("heads", x.dim(1));
+    kernel.whole("d", x.dim(0));
+    rows(&mut kernel, cache);
+    kernel.groups = x.dim(2);
+    kernel
 }
 
 /// The parameters of `cache_row`. A contiguous cache is one page that holds all its rows.

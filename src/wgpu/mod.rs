@@ -15,6 +15,7 @@ mod kv_append;
 mod linear_attention;
 mod matmul;
 mod norm;
+mod parts;
 mod plan;
 mod queue;
 mod read;
@@ -36,7 +37,7 @@ use std::sync::Arc;
 use crate::{
     backend::{Backend, Buffer, DeviceInfo, Memory, Plan, Plans, Reading, Token, View},
     error::{Error, Result},
-    op::{Activation, Determinism, Op},
+    op::{Activation, Determinism, Op, Operand},
 };
 
 pub(crate) use self::adapter::open_all;
@@ -52,7 +53,7 @@ struct Wgpu {
     info: DeviceInfo,
     abilities: Abilities,
     queue: Arc<Queue>,
-    pipelines: Pipelines,
+    pipelines: Arc<Pipelines>,
 }
 
 impl Drop for Wgpu {
@@ -87,6 +88,10 @@ impl Backend for Wgpu {
     }
 
     fn plan(&self, op: &Op) -> Result<Plans> {
+        let parts = parts::of(op, self.queue.most_bound())?;
+        if !parts.is_empty() {
+            return parts::Parts::plans(op, parts, |part| self.plan(part));
+        }
         let kernels = kernels(op, &self.abilities)?;
         // Rows are computed apart from each other everywhere; how many are computed together, and so in which order each is summed, depends
         // on how many there are unless that is asked for.
@@ -134,7 +139,7 @@ fn kernels(op: &Op, able: &Abilities) -> Result<Vec<Kernel>> {
         Op::Norm(o) => vec![norm::kernel(op, o)?],
         Op::Rope(o) => vec![rope::kernel(op, o)?],
         Op::KvAppend(o) => vec![kv_append::kernel(op, o)?],
-        Op::Attention(o) => vec![attention::kernel(op, o)?],
+        Op::Attention(o) => attention::kernels(op, o)?,
         Op::LinearAttention(o) => vec![linear_attention::kernel(op, o)?],
         Op::Elementwise(o) => vec![elementwise::kernel(op, o)?],
         Op::Softmax(o) => vec![softmax::kernel(op, o)?],
@@ -156,7 +161,17 @@ fn kernels(op: &Op, able: &Abilities) -> Result<Vec<Kernel>> {
 
 /// Declines an operation that writes a block-quantized operand: encoding is the business of `convert` and `kv_append`.
 fn require_dtypes(op: &Op) -> Result<()> {
-    match op.operands().iter().find(|o| o.role.writes() && o.spec.dtype().is_quantized()) {
+    require_written(op, |_| false)
+}
+
+/// The same but for the formats that a shader encodes.
+fn require_encoded(op: &Op) -> Result<()> {
+    require_written(op, encodes)
+}
+
+fn require_written(op: &Op, known: fn(crate::DType) -> bool) -> Result<()> {
+    let unknown = |o: &&Operand| o.role.writes() && o.spec.dtype().is_quantized() && !known(o.spec.dtype());
+    match op.operands().iter().find(unknown) {
         Some(o) => Err(Error::unsupported(
             op,
             format_args!("{} is {}, which this shader does not encode", o.name, o.spec.dtype()),
@@ -167,7 +182,8 @@ fn require_dtypes(op: &Op) -> Result<()> {
 
 /// The formats a shader encodes; the others' encoders are searches, left to the CPU.
 fn encodes(dtype: crate::DType) -> bool {
-    matches!(dtype, crate::DType::Q8_0 | crate::DType::Q4_0)
+    use crate::DType::*;
+    matches!(dtype, Q8_0 | Q8_1 | Q4_0 | Q4_1 | Q5_0 | Q5_1)
 }
 
 /// The WGSL function `activate`.

@@ -28,7 +28,7 @@ use super::{
 };
 
 /// Launches recorded before they are submitted.
-const BATCH: usize = 64;
+pub(super) const BATCH: usize = 64;
 
 /// Bytes moved to or from the host at once: what staging memory costs at most.
 const STAGING: usize = 16 << 20;
@@ -100,11 +100,11 @@ impl Table {
     }
 }
 
-/// A launch's operands, and its table.
-pub(super) type BoundAll<'a> = ArrayVec<Bound<'a>, { MAX_OPERANDS + 1 }>;
+/// A launch's operands, its table and its scratch memory.
+pub(super) type BoundAll<'a> = ArrayVec<Bound<'a>, { MAX_OPERANDS + 2 }>;
 
 /// The bindings of a launch: what they are kept by.
-type Bindings = ArrayVec<(u64, usize, usize), { MAX_OPERANDS + 1 }>;
+type Bindings = ArrayVec<(u64, usize, usize), { MAX_OPERANDS + 2 }>;
 
 /// Bindings kept at most.
 const KEPT: usize = 4096;
@@ -232,6 +232,17 @@ impl Queue {
         Ok(queue)
     }
 
+    /// Where bindings begin: at multiples of what the device asks for, and of what shaders load at once.
+    pub(super) fn alignment(&self) -> usize {
+        (self.device.limits().min_storage_buffer_offset_alignment as usize).max(16)
+    }
+
+    /// The longest operand, in bytes: what a binding holds, less what may lie before it there.
+    pub(super) fn most_bound(&self) -> usize {
+        let most = usize::try_from(self.device.limits().max_storage_buffer_binding_size).unwrap_or(usize::MAX);
+        most.saturating_sub(self.alignment())
+    }
+
     /// The fault since the last check, as what `call` failed with. A lost device fails every call.
     pub(super) fn check(&self, call: &str, bytes: usize) -> Result<()> {
         let mut faults = lock(&self.faults);
@@ -348,11 +359,11 @@ impl Queue {
             wgpu::ShaderModuleDescriptor { label: Some(name), source: wgpu::ShaderSource::Wgsl(source.into()) };
         let checks = wgpu::ShaderRuntimeChecks {
             bounds_checks: cfg!(debug_assertions),
-            force_loop_bounding: cfg!(debug_assertions),
+            force_loop_bounding: false, // with it lavapipe 22.3 compiles longer: split attention 54 s for 45
             ..wgpu::ShaderRuntimeChecks::checked()
         };
-        // SAFETY: a launch's operands are as long as the operation says (`Launch`), what they hold is clamped by the shaders, and every
-        // loop is bounded by a parameter; debug builds, in which the suite runs, check both on the device.
+        // SAFETY: a launch's operands are as long as the operation says (`Launch`), and what they hold is clamped by the shaders: debug
+        // builds, in which the suite runs, check it on the device. Every loop is bounded by a parameter.
         let module = unsafe { self.device.create_shader_module_trusted(descriptor, checks) };
         let pipeline = self.device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
             label: Some(name),

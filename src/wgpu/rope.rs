@@ -1,4 +1,4 @@
-use super::{Kernel, kv_append, require_dtypes};
+use super::{Kernel, kv_append, require_encoded};
 use crate::{
     error::Result,
     op::{Features, Op, Rope, rope::RopeStyle},
@@ -6,7 +6,8 @@ use crate::{
 
 pub(super) fn kernel(op: &Op, o: &Rope) -> Result<Kernel> {
     op.require(Features::all())?;
-    require_dtypes(op)?;
+    let quantized = o.cache.filter(|c| c.dtype().is_quantized());
+    require_encoded(op)?;
     let mut kernel = Kernel::new(op, "rope", &[], 3);
     let pairs = o.rotated() / 2;
     // With a cache, elements that are not rotated are copied, each by a thread of its own.
@@ -38,5 +39,15 @@ pub(super) fn kernel(op: &Op, o: &Rope) -> Result<Kernel> {
         .collect();
     kernel.table.resize((2 * pairs).max(2), 0); // the shader binds it even where nothing is rotated
     kernel.elements(o.x.dim(2) * o.x.dim(1) * parts);
+    if let Some(cache) = quantized {
+        // Blocks are encoded once all of their pairs are rotated.
+        let mut then = kv_append::append(op, &o.x, &cache);
+        then.flag("staged", true);
+        kernel.flag("blocks", true);
+        kernel.whole("d", o.x.dim(0));
+        kernel.scratch = o.x.numel().max(1);
+        then.scratch = kernel.scratch;
+        kernel.then = Some(Box::new(then));
+    }
     Ok(kernel)
 }

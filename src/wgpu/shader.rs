@@ -27,7 +27,7 @@ const SHADERS: &[(&str, &str)] = include!(concat!(env!("OUT_DIR"), "/shaders.rs"
 /// Room for one launch's parameters, in bytes: a multiple of every device's uniform alignment.
 pub(super) const PARAMS_BYTES: usize = 512;
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Arg {
     space: Vec<usize>, // strides along the space, outermost first
     inner: Vec<usize>, // strides of the dimensions inside, innermost first
@@ -40,7 +40,7 @@ enum Value {
 }
 
 /// A kernel to be, described by an operation's file.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Kernel {
     shader: &'static str,
     /// What the plan's name ends in.
@@ -55,6 +55,16 @@ pub(super) struct Kernel {
     pub(super) groups: usize,
     /// Constants the shader reads as `constants`; empty for none.
     pub(super) table: Vec<u32>,
+    /// Operands bound as `vec4<u32>`: their rows begin at multiples of 16 bytes where the operand does.
+    quads: Vec<&'static str>,
+    /// Operands of f16 bound as `vec4<f16>`, `NAME_halves` in the shader, and aligned as quads are.
+    pub(super) halves: Vec<&'static str>,
+    /// Words of memory that the launch lends, `scratch` in the shader from `p.scratch_at` on.
+    pub(super) scratch: usize,
+    /// Launched behind this one, on the same operands and scratch memory.
+    pub(super) then: Option<Box<Kernel>>,
+    /// Launched in its place where an operand of `quads` begins elsewhere.
+    pub(super) otherwise: Option<Box<Kernel>>,
 }
 
 impl Kernel {
@@ -85,7 +95,24 @@ impl Kernel {
             code: String::new(),
             groups: 0,
             table,
+            quads: Vec::new(),
+            halves: Vec::new(),
+            scratch: 0,
+            then: None,
+            otherwise: None,
         }
+    }
+
+    /// Binds an operand as `vec4<u32>`: where its kernel's `otherwise` serves what is not aligned.
+    pub(super) fn quad(&mut self, name: &'static str, on: bool) {
+        if on {
+            self.quads.push(name);
+        }
+    }
+
+    /// Whether the operand must begin at a multiple of 16 bytes.
+    pub(super) fn by_quads(&self, name: &str) -> bool {
+        self.quads.contains(&name) || self.halves.contains(&name)
     }
 
     /// Other strides for an operand: along the space (outermost first), and inside (innermost first).
@@ -117,6 +144,7 @@ impl Kernel {
         let reduces = self.flags.iter().any(|f| matches!(*f, "reduce" | "pick"));
         let cooperates = self.flags.contains(&"cooperative");
         self.flag("subgroups", able.subgroups && (reduces || cooperates));
+        self.then.iter_mut().chain(&mut self.otherwise).for_each(|k| k.enable(able));
     }
 
     /// A constant: `NAME` in the shader, and the count of a `#repeat`.
@@ -160,6 +188,9 @@ impl Kernel {
         all.push(("groups".into(), Value::Whole(self.groups)));
         all.push(("infinity".into(), Value::Whole(f32::INFINITY.to_bits() as usize)));
         all.extend(self.operands.iter().map(|o| (format!("{}_at", o.name), Value::Whole(0))));
+        if self.scratch > 0 {
+            all.push(("scratch_at".into(), Value::Whole(0)));
+        }
         for (i, &n) in self.space.iter().rev().enumerate() {
             all.push((format!("n{i}"), Value::Whole(n)));
         }
@@ -175,7 +206,7 @@ impl Kernel {
         all
     }
 
-    /// Index in the parameters of the first operand's first element.
+    /// Index in the parameters of the first operand's first element; the others' follow, the scratch memory's last.
     pub(super) const FIRST_AT: usize = 3;
 
     /// The parameters' words, each operand's first element still 0. Fails where a number needs more than 32 bits.
@@ -205,9 +236,13 @@ impl Kernel {
 
     /// Two kernels with the same key have the same shader text.
     pub(super) fn key(&self) -> String {
-        let mut key = format!("{} {:?} {:?} {}", self.shader, self.flags, self.consts, self.space.len());
+        let scratch = self.scratch > 0;
+        let mut key = format!("{} {:?} {:?} {} {scratch}", self.shader, self.flags, self.consts, self.space.len());
         for (o, arg) in self.operands.iter().zip(&self.args) {
-            let writes = if o.role.writes() { "!" } else { "" };
+            let writes = match (o.role.writes(), self.by_quads(o.name)) {
+                (true, _) => "!",
+                (false, quads) => ["", "*"][usize::from(quads)],
+            };
             let _ = write!(key, " {}{writes}:{}:{}", o.name, o.spec.dtype(), arg.inner.len());
         }
         key + " " + &self.code
@@ -240,19 +275,31 @@ impl Kernel {
         text += &expand(file("common")?, &on, &[])?;
         for (i, (o, arg)) in self.operands.iter().zip(&self.args).enumerate() {
             let dtype = o.spec.dtype();
-            text += &declare(o.name, i, dtype, o.role.writes());
+            if self.halves.contains(&o.name) {
+                let name = o.name;
+                let _ =
+                    writeln!(text, "@group(0) @binding({i}) var<storage, read_write> {name}_halves: array<vec4<f16>>;");
+                text += &locate(o.name, arg.space.len());
+                continue;
+            }
+            let quads = self.by_quads(o.name);
+            text += &declare(o.name, i, dtype, o.role.writes(), quads);
             if dtype.is_quantized() {
                 let on = |flag: &str| format_flag(flag, dtype, o.role.writes());
                 text += &expand(file("quant")?, &on, &[])?.replace("T_", &format!("{}_", o.name));
             }
             if self.flags.contains(&"load4") && (dtype.is_quantized() || dtype.is_float()) && !o.role.writes() {
-                text += &declare_load4(o.name, dtype);
+                text += &declare_load4(o.name, dtype, quads);
             }
             text += &locate(o.name, arg.space.len());
         }
         if !self.table.is_empty() {
             let binding = self.operands.len();
             let _ = writeln!(text, "@group(0) @binding({binding}) var<storage, read_write> constants: array<u32>;");
+        }
+        if self.scratch > 0 {
+            let binding = self.operands.len() + usize::from(!self.table.is_empty());
+            let _ = writeln!(text, "@group(0) @binding({binding}) var<storage, read_write> scratch: array<f32>;");
         }
         text += &self.code;
         text += &expand(file(self.shader)?, &on, &self.consts)?;
@@ -269,6 +316,10 @@ fn format_flag(flag: &str, dtype: DType, writes: bool) -> bool {
         "iq4_levels" => matches!(dtype, DType::IQ4_NL | DType::IQ4_XS),
         "grid" => crate::quant::points(dtype).is_some(),
         "encode" => writes,
+        "encode_bytes" => writes && matches!(dtype, DType::Q8_0 | DType::Q8_1),
+        "encode_codes" => writes && matches!(dtype, DType::Q4_0 | DType::Q4_1 | DType::Q5_0 | DType::Q5_1),
+        "encode_fifths" => writes && matches!(dtype, DType::Q5_0 | DType::Q5_1),
+        "encode_offset" => writes && matches!(dtype, DType::Q4_1 | DType::Q5_1),
         _ => flag.strip_prefix("encode_").map_or(flag == name, |encoded| writes && encoded == name),
     }
 }
@@ -279,7 +330,8 @@ fn file(name: &str) -> Result<&'static str> {
 }
 
 /// The templating step. Keeps the lines whose `#if NAME` .. `#else` .. `#end` hold, and writes those between
-/// `#repeat v COUNT` and its `#end` COUNT times, `$v` being 0, 1, ... `#main THREADS` is the head of the entry point.
+/// `#repeat v COUNT` and its `#end` COUNT times, `$v` being 0, 1, ... `#main THREADS` is the head of the entry point, `#use NAME`
+/// another file.
 fn expand(text: &str, on: &dyn Fn(&str) -> bool, consts: &[(&str, usize)]) -> Result<String> {
     let mut lines = text.lines();
     let mut out = String::with_capacity(text.len());
@@ -317,6 +369,7 @@ fn block<'a>(
                 let variable = format!("${variable}");
                 (0..count).for_each(|i| out.push_str(&body.replace(&variable, &i.to_string())));
             }
+            ["use", name] => _ = block(&mut file(name)?.lines(), on, consts, out)?,
             ["main", threads] => out.push_str(&entry(threads, on("subgroups"))),
             ["else"] => return Ok(Some("else")),
             ["end"] => return Ok(Some("end")),
@@ -346,15 +399,20 @@ fn entry(threads: &str, subgroups: bool) -> String {
 ///
 /// Everything is bound as read-write words: operands may be slices of one buffer, and WebGPU refuses a buffer that is read-only
 /// and writable in the same dispatch. Elements smaller than a word are written by two atomics that touch no neighbour's bits.
-fn declare(name: &str, binding: usize, dtype: DType, writes: bool) -> String {
+fn declare(name: &str, binding: usize, dtype: DType, writes: bool, quads: bool) -> String {
     let (elements, bytes) = dtype.block();
     let atomic = writes && (elements > 1 || bytes < 4);
-    let word_type = if atomic { "atomic<u32>" } else { "u32" };
+    let (array, word_type) = match (atomic, quads) {
+        (true, _) => ("words", "atomic<u32>"),
+        (_, true) => ("quads", "vec4<u32>"),
+        _ => ("words", "u32"),
+    };
     let mut text =
-        format!("@group(0) @binding({binding}) var<storage, read_write> {name}_words: array<{word_type}>;\n");
-    let word = match atomic {
-        true => format!("atomicLoad(&{name}_words[at])"),
-        false => format!("{name}_words[at]"),
+        format!("@group(0) @binding({binding}) var<storage, read_write> {name}_{array}: array<{word_type}>;\n");
+    let word = match (atomic, quads) {
+        (true, _) => format!("atomicLoad(&{name}_words[at])"),
+        (_, true) => format!("{name}_quads[at >> 2u][at & 3u]"),
+        _ => format!("{name}_words[at]"),
     };
     let _ = writeln!(text, "fn {name}_word(at: u32) -> u32 {{ return {word}; }}");
     let store = |bits: u32, mask: u64, share: u32| match share {
@@ -374,6 +432,7 @@ fn declare(name: &str, binding: usize, dtype: DType, writes: bool) -> String {
         );
         if atomic {
             let stored = store(8, 255, 2);
+            let _ = writeln!(text, "const {name}_BYTES = {bytes}u;");
             let _ = writeln!(text, "fn {name}_store_byte(at: u32, bits: u32) {{ {stored} }}");
         }
         return text;
@@ -405,30 +464,81 @@ fn declare(name: &str, binding: usize, dtype: DType, writes: bool) -> String {
     if writes {
         let stored = store(bits, mask, share);
         let _ = writeln!(text, "fn store_bits_{name}(i: u32, bits: u32) {{ {at} {stored} }}");
+        text += &declare_store4(name, dtype);
         let _ = writeln!(text, "fn store_{name}(i: u32, v: {value}) {{ store_bits_{name}(i, {encoded}); }}");
     }
     text
 }
 
-/// `load4_NAME(i)`: neighbouring elements i .. i + 4; of a quantized operand `i` is a multiple of 4.
-fn declare_load4(name: &str, dtype: DType) -> String {
-    let (elements, bytes) = dtype.block();
-    let body = match dtype {
-        DType::F32 => format!(
-            "let at = p.{name}_at + i; \
-             return bitcast<vec4<f32>>(vec4({name}_words[at], {name}_words[at + 1u], {name}_words[at + 2u], {name}_words[at + 3u]));"
-        ),
-        DType::F16 | DType::BF16 => format!(
-            "let at = (p.{name}_at + i) >> 1u; \
-             if ((p.{name}_at + i) & 1u) == 0u {{ \
-             let low = {name}_words[at]; let high = {name}_words[at + 1u]; \
-             return vec4({0}_decode(low & 0xffffu), {0}_decode(low >> 16u), {0}_decode(high & 0xffffu), {0}_decode(high >> 16u)); }} \
-             return vec4(load_{name}(i), load_{name}(i + 1u), load_{name}(i + 2u), load_{name}(i + 3u));",
-            dtype.name()
-        ),
-        _ => format!("return {name}_decode4(p.{name}_at + i / {elements}u * {bytes}u, i % {elements}u);"),
+/// `store4_NAME(i, v)`: neighbouring elements i .. i + 4 of floats. Two halves of one word are one store, where one would be two atomics.
+fn declare_store4(name: &str, dtype: DType) -> String {
+    let pairs = match dtype {
+        DType::F16 | DType::BF16 => {
+            let encode = dtype.name();
+            let pair = |a: &str, b: &str| format!("{encode}_encode(v.{a}) | ({encode}_encode(v.{b}) << 16u)");
+            format!(
+                "let at = (p.{name}_at + i) >> 1u; if ((p.{name}_at + i) & 1u) == 0u {{ \
+                 atomicStore(&{name}_words[at], {}); atomicStore(&{name}_words[at + 1u], {}); return; }} ",
+                pair("x", "y"),
+                pair("z", "w")
+            )
+        }
+        _ if dtype.is_float() => String::new(),
+        _ => return String::new(),
     };
-    format!("fn load4_{name}(i: u32) -> vec4<f32> {{ {body} }}\n")
+    format!(
+        "fn store4_{name}(i: u32, v: vec4<f32>) {{ {pairs}store_{name}(i, v.x); store_{name}(i + 1u, v.y); \
+         store_{name}(i + 2u, v.z); store_{name}(i + 3u, v.w); }}\n"
+    )
+}
+
+/// `load4_NAME(i)`: neighbouring elements i .. i + 4; of a quantized operand `i` is a multiple of 4. `load8_NAME(i)`: as many again; of
+/// a quantized operand, or one bound by quads, `i` is a multiple of 8.
+fn declare_load4(name: &str, dtype: DType, quads: bool) -> String {
+    let (elements, bytes) = dtype.block();
+    let both = format!("return mat2x4(load4_{name}(i), load4_{name}(i + 4u));");
+    // The halves in components `from` of `q`.
+    let halves = |q: &str, from: &str| {
+        let pair = |c: char| match dtype {
+            DType::F16 => format!("unpack2x16float({q}.{c})"),
+            _ => format!("bf16_decode({q}.{c} & 0xffffu), bitcast<f32>({q}.{c} & 0xffff0000u)"),
+        };
+        from.chars().map(pair).collect::<Vec<_>>().join(", ")
+    };
+    let (four, eight) = match dtype {
+        DType::F32 if quads => (format!("return bitcast<vec4<f32>>({name}_quads[(p.{name}_at + i) >> 2u]);"), both),
+        DType::F16 | DType::BF16 if quads => (
+            format!(
+                "let q = {name}_quads[(p.{name}_at + i) >> 3u]; let h = select(q.xy, q.zw, ((p.{name}_at + i) & 4u) != 0u); \
+                 return vec4({});",
+                halves("h", "xy")
+            ),
+            format!(
+                "let q = {name}_quads[(p.{name}_at + i) >> 3u]; return mat2x4(vec4({}), vec4({}));",
+                halves("q", "xy"),
+                halves("q", "zw")
+            ),
+        ),
+        DType::F32 => (
+            format!(
+                "let at = p.{name}_at + i; \
+                 return bitcast<vec4<f32>>(vec4({name}_words[at], {name}_words[at + 1u], {name}_words[at + 2u], {name}_words[at + 3u]));"
+            ),
+            both,
+        ),
+        DType::F16 | DType::BF16 => (
+            format!(
+                "let at = (p.{name}_at + i) >> 1u; \
+                 if ((p.{name}_at + i) & 1u) == 0u {{ \
+                 let h = vec2({name}_words[at], {name}_words[at + 1u]); return vec4({}); }} \
+                 return vec4(load_{name}(i), load_{name}(i + 1u), load_{name}(i + 2u), load_{name}(i + 3u));",
+                halves("h", "xy")
+            ),
+            both,
+        ),
+        _ => (format!("return {name}_decode4(p.{name}_at + i / {elements}u * {bytes}u, i % {elements}u);"), both),
+    };
+    format!("fn load4_{name}(i: u32) -> vec4<f32> {{ {four} }}\nfn load8_{name}(i: u32) -> mat2x4<f32> {{ {eight} }}\n")
 }
 
 /// `at_NAME`: the element offset at an index of the space.

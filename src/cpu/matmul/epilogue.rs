@@ -13,7 +13,7 @@ use crate::{
 };
 
 /// The most columns finished at once.
-pub(super) const COLUMNS: usize = 4 * PANEL;
+pub(super) const COLUMNS: usize = 2 * PANEL;
 
 /// What the sums are.
 #[derive(Clone, Copy, PartialEq)]
@@ -151,8 +151,14 @@ impl Epilogue<'_> {
         }
     }
 
+    /// Element `j` of row `row` of a bare output, and elements from row to row.
+    pub(super) fn bare(&self, row: usize, j: usize) -> (*mut f32, usize) {
+        let (to, pitch) = self.out.matrix(row, j);
+        (to.cast(), pitch / size_of::<f32>())
+    }
+
     /// True where the sums are the output.
-    fn is_bare(&self) -> bool {
+    pub(super) fn is_bare(&self) -> bool {
         let same = match self.sum {
             Sum::Float => self.out.dtype() == DType::F32,
             Sum::Integer => self.out.dtype() == DType::I32,

@@ -9,13 +9,21 @@
 //! ```
 //!
 //! Weights are `s_g (u - o)` or `s_g u - m_g`: the part without u is a product of 16 lanes, the format's scales (and offsets) times
-//! `sums`, in which x's sums over groups lie where that format needs them. Written for vectors of 64 bytes.
+//! `sums`, in which x's sums over groups lie where that format needs them. Written for vectors of 64 bytes ([`Simd::wide`]).
 //!
 //! A row by a weight is bound by memory, which a loop of loads reads at 11.5 to 13 GB/s here with one thread, and with hardly more with two,
 //! where nothing else may lie in the caches (512 MiB and more; the stream of `peaks` lies in the third). Asking for lines 8 KiB ahead into the
 //! second cache and 1 KiB ahead into the first is worth half of the speed: q4_k 7.1 to 11.4, q8_0 8.4 to 11.7 GB/s. Other distances (2 to 16
 //! KiB), one level alone: 5 to 10 % slower; hints that bypass the caches, huge pages, two to eight rows at once: slower or no faster.
 //! As a whole, 4096 x 4096, 40 weights in turn, one thread: q4_k 10.2, q4_0 12.4, q8_0 11.7, q6_k 13.4 GB/s.
+//!
+//! With shorter vectors a block is several registers, one thread, 4096 x 4096 in the caches, ms for 1 and 4 rows; in brackets AVX2 through f32: AVX2 q4_k
+//! 1.13, 2.5 (3.9, 6.4), q8_0 0.90, 2.6 (3.8, 5.7), q6_k 1.14, 2.5; AVX-VNNI q4_k 1.07, 2.3, q8_0 0.80, 1.9, q6_k 1.03, 2.3.
+//!
+//! 1 row by 1024 x 2048, 100 weights in turn, one thread, us; in brackets through the form of `cpu/unpack.rs`, as most formats went before: q4_k 142,
+//! q5_0 228, q5_1 254 (461), q4_1 167 (343), q2_k 91 (244), q3_k 147 (542), iq4_nl 153 (277), iq4_xs 163 (363), mxfp4 153 (277), tq2_0 93 (222), i8
+//! 209 (through f32 458), q8_0 238. In the caches q4_k takes 63, q5_0 138: its fifth bits come by way of a table in memory. Still through that form, in
+//! the caches: iq2_xxs 465, nvfp4 927.
 //!
 //! 8 rows by q4_k of 2048 x 2048: 0.67 to 0.75 ms. The weight is unpacked again for each strip of rows: beyond eight (q8_0: five)
 //! panels are faster.
@@ -24,7 +32,7 @@ use std::mem::MaybeUninit;
 
 use super::{
     format::{Format, format},
-    int8::{round, scale},
+    int8::{LONGEST, round, scale},
     tile::BLOCK,
     weight::Weight,
 };
@@ -53,6 +61,9 @@ pub(super) struct Block {
 /// `x` holds BLOCK elements, zeros beyond the last; `to` is writable.
 #[inline(always)]
 pub(super) unsafe fn block<S: Simd>(s: S, dtype: DType, x: *const f32, to: *mut Block) {
+    if !S::DOTS {
+        return; // never planned, and so never compiled
+    }
     // SAFETY: the caller's promise.
     format!(dtype, F => unsafe { block_of::<S, F>(s, x, to) })
 }
@@ -93,10 +104,14 @@ pub(super) unsafe fn multiply<S: Simd>(
     (from, to): (usize, usize),
     (c, c_pitch): (*mut f32, usize),
 ) {
+    if !S::DOTS {
+        return; // never planned, and so never compiled
+    }
+    let s = s.wide();
     format!(w.tensor.dtype(), F => s.outline(
         #[inline(always)]
         // SAFETY: the caller's promise.
-        || unsafe { rows_by::<S, F>(s, rows, (x, pitch), w, (from, to), (c, c_pitch)) },
+        || unsafe { rows_by::<S::Wide, F>(s, rows, (x, pitch), w, (from, to), (c, c_pitch)) },
     ))
 }
 
@@ -142,22 +157,25 @@ unsafe fn dot<S: Simd, F: Format, const M: usize>(
     let bytes = BLOCK / elements * size;
     // SAFETY: the row has k elements, x the blocks for them; lines asked for ahead may lie anywhere.
     unsafe {
+        let mut last = MaybeUninit::<[u8; LONGEST]>::uninit();
+        let last = last.as_mut_ptr().cast::<u8>();
         let mut b = 0;
-        while b < k / BLOCK {
+        while b * BLOCK < k {
             let mut line = 0;
             while line < bytes {
                 s.prefetch_far(row.wrapping_add(b * bytes + FAR + line));
                 s.prefetch(row.wrapping_add(b * bytes + NEAR + line));
                 line += 64;
             }
-            add::<S, F, M>(s, (x.add(b), pitch), (row.add(b * bytes), dtype), &mut sums);
+            let mut w = row.add(b * bytes);
+            let rest = k - b * BLOCK;
+            if rest < BLOCK {
+                last.write_bytes(0, LONGEST);
+                last.copy_from_nonoverlapping(w, rest / elements * size);
+                w = last;
+            }
+            add::<S, F, M>(s, (x.add(b), pitch), (w, dtype), &mut sums);
             b += 1;
-        }
-        let rest = k % BLOCK;
-        if rest > 0 {
-            let mut last = MaybeUninit::<[u8; 8 * 36]>::zeroed(); // the longest 256 elements of blocks that are shorter
-            last.as_mut_ptr().cast::<u8>().copy_from_nonoverlapping(row.add(b * bytes), rest / elements * size);
-            add::<S, F, M>(s, (x.add(b), pitch), (last.as_ptr().cast(), dtype), &mut sums);
         }
         let mut i = 0;
         while i < M {
@@ -177,7 +195,16 @@ unsafe fn add<S: Simd, F: Format, const M: usize>(
 ) {
     // SAFETY: the caller has a block of each.
     unsafe {
-        let (u, scales, offsets) = F::unpack(s, dtype, w);
+        let (mut u, scales, mut offsets) = F::unpack(s, dtype, w);
+        let signed = F::OFFSET == 128 && S::SIGNED;
+        if signed {
+            let mut v = 0;
+            while v < 4 {
+                u[v] = s.shift_bytes(u[v]);
+                v += 1;
+            }
+            offsets = s.sub(offsets, scales);
+        }
         let mut factors = [scales; 4];
         let mut v = 0;
         while v < 4 {
@@ -191,7 +218,15 @@ unsafe fn add<S: Simd, F: Format, const M: usize>(
             let mut v = 0;
             while v < 4 {
                 let q = s.bits(s.load((&raw const (*x).q).cast::<f32>().add(v * 16)));
-                sum = s.fma(s.float(s.dot(s.splat_i(0), u[v], q)), factors[v], sum);
+                let none = s.splat_i(0);
+                let products = if signed {
+                    s.dot_signed(none, u[v], q)
+                } else if F::OFFSET < 128 {
+                    s.dot_small(none, u[v], q)
+                } else {
+                    s.dot(none, u[v], q)
+                };
+                sum = s.fma(s.float(products), factors[v], sum);
                 v += 1;
             }
             sums[i] = s.fma(sum, s.splat((*x).scale), sums[i]);
@@ -207,7 +242,7 @@ mod tests {
         cpu::{
             kernel::Tensor,
             matmul::format::drawn::{normal, weight},
-            simd::{Isa, simd},
+            simd::{Isa, dots},
         },
         layout::Spec,
         op::Rng,
@@ -215,14 +250,16 @@ mod tests {
 
     #[test]
     fn every_format_as_its_decoded_numbers() {
-        let Some(isa) = Isa::available().into_iter().find(|isa| isa.dots()) else { return };
         let (m, n, mut rng) = (15, 20, Rng(3));
-        for &dtype in DType::ALL.iter().filter(|d| d.is_quantized()) {
+        let types = DType::ALL.iter().filter(|d| d.is_quantized() || **d == DType::I8);
+        for (isa, &dtype) in
+            Isa::available().into_iter().filter(|isa| isa.dots()).flat_map(|isa| types.clone().map(move |t| (isa, t)))
+        {
             let k = 2 * BLOCK + dtype.block().0;
             let x = normal(m * 3 * BLOCK, &mut rng);
             let (mut bytes, decoded) = weight(dtype, n * k, &mut rng);
             let spec = Spec::new(dtype, &[n, k]).unwrap();
-            let w = Weight { tensor: Tensor::new(bytes.as_mut_ptr(), &spec), offset: 0, packed: false, scales: None };
+            let w = Weight { tensor: Tensor::new(bytes.as_mut_ptr(), &spec), offset: 0, packed: None, scales: None };
             let mut blocks: Vec<Block> = Vec::with_capacity(m * 3);
             let mut c = vec![0f32; m * n];
             let mut power = (0.0, 0.0);
@@ -232,11 +269,11 @@ mod tests {
                     let len = BLOCK.min(k - b * BLOCK);
                     part[..len].copy_from_slice(&x[b * BLOCK..][..len]);
                     // SAFETY: there is room for three blocks of each row.
-                    simd!(isa, s => unsafe { block(s, dtype, part.as_ptr(), blocks.as_mut_ptr().add(3 * i + b)) });
+                    dots!(isa, s => unsafe { block(s, dtype, part.as_ptr(), blocks.as_mut_ptr().add(3 * i + b)) });
                 }
             }
             // SAFETY: all blocks are there, as are the rows of the weight and of the result.
-            simd!(isa, s => unsafe { multiply(s, m, (blocks.as_ptr(), 3), &w, (0, n), (c.as_mut_ptr(), n)) });
+            dots!(isa, s => unsafe { multiply(s, m, (blocks.as_ptr(), 3), &w, (0, n), (c.as_mut_ptr(), n)) });
             for (i, x) in x.chunks_exact(3 * BLOCK).enumerate() {
                 for (j, w) in decoded.chunks_exact(k).enumerate() {
                     let want: f64 = x.iter().zip(w).map(|(&x, &w)| x as f64 * w as f64).sum();
@@ -244,7 +281,7 @@ mod tests {
                     power.1 += want * want;
                 }
             }
-            assert!(power.0 < 5e-4 * power.1, "{dtype}: {:.2e}", power.0 / power.1);
+            assert!(power.0 < 5e-4 * power.1, "{} {dtype}: {:.2e}", isa.name(), power.0 / power.1);
         }
     }
 }

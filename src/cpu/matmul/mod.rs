@@ -2,26 +2,26 @@
 //! way; tasks are blocks of columns (and of rows, where columns are few), so that each panel is decoded once.
 //!
 //! ```text
-//! scratch: | x in f32: [blocks of k][strips][BLOCK][height] | per thread: panel [BLOCK][PANEL], sums [rows][COLUMNS], and those of `up` |
+//! scratch: | x in f32: [blocks of k][strips][BLOCK / 16][height][16] | per thread: panel [BLOCK][PANEL], sums [rows][COLUMNS], and those of `up` |
 //! ```
 //!
-//! Seven kernels: `panel` reads weights packed in panels, for any number of rows; `plain` makes panels from any weight; [`bytes`] has both for
-//! bytes by bytes with sums in i32; `rows` is for few rows, dot by dot; [`int8`] and [`int8_rows`] are for quantized weights under
+//! Nine kernels: `panel` reads weights packed in panels, for any number of rows; `plain` makes panels from any weight; [`words`] has both for
+//! bytes by bytes with sums in i32, and for bf16 by bf16; `rows` is for few rows, dot by dot; [`int8`] and [`int8_rows`] are for quantized weights and i8 under
 //! `Numerics::Fast`.
 //!
 //! Traffic: the weight comes once from memory for every chunk of rows of x ([`product`]), and what the next panel needs is asked for while
 //! this one is multiplied ([`tile`]); x comes from the second cache; what is complete is finished strip by strip, so that its stores overlap the
 //! arithmetic of the next.
 //!
-//! Measured with one thread of a Xeon (model 207, AVX-512), medians of what multiply-adds or reads reached in the same turns, on a machine
-//! whose caches and memory others use: 512 rows by f32 of 2048 squared, weights from memory, 88 % (57 before weights were asked for ahead); 1 and 8
-//! rows by f32 from memory, as fast as memory is read through small pages (8 rows by bf16: 87 %, before 55); f32 at 1024 cubed 84 %;
-//! i8 by i8 there 82 % of the dot products' peak from panels, 76 plain; the way through f32 took 4 times as long.
-//! Tried and lost: 512 rows of x at once; finishing row by row, each found anew in the output: its division alone took 5 % of 1024 cubed.
+//! Measured with one thread of a Xeon (model 207, AVX-512) of which other tenants use the other thread, the best of many turns, of 179 GFLOP/s and
+//! 720 GOP/s that multiply-adds and dot products reach: f32 at 256 cubed 155, at 1024 cubed 151 (plain 141), 512 rows by 4096 squared 228
+//! of two threads' 350; bf16 at 1024 cubed 148; u8 by i8 at 1024 cubed 667 (plain 629), 8 rows by 4096 squared
+//! 12 to 14 GB/s, all that memory gives. 256 cubed: the loop is 92 % of the time, cutting x into strips 4.5.
+//! Tried and lost: finishing row by row, each found anew in the output: its division alone took 5 % of 1024 cubed; sums kept in scratch
+//! memory and copied to an output that needs nothing else: 9 % of 256 cubed.
 //!
 //! All ways but those by rows add up in one order whatever the shape ([`tile`]): batch-invariant.
 
-mod bytes;
 mod epilogue;
 mod format;
 mod int8;
@@ -29,17 +29,20 @@ mod int8_rows;
 mod product;
 mod rows;
 mod tile;
+mod way;
 mod weight;
+mod words;
 
 use std::sync::Arc;
 
 pub(super) use self::{
     epilogue::{Epilogue, Sum},
     int8_rows::most_rows,
-    product::{Job, Product, Way},
+    product::{Job, Product},
     rows::ROWS,
     tile::PANEL,
-    weight::{Weight, pack, packed_length, packing},
+    way::Way,
+    weight::{Weight, packing},
 };
 use super::{
     Device,
@@ -50,19 +53,26 @@ use crate::{
     backend::Plans,
     dtype::DType,
     error::Result,
+    layout::Spec,
     op::{Features, Matmul, Numerics},
 };
 
 pub(super) fn plan(device: &Arc<Device>, op: &Matmul) -> Result<Plans> {
     let (_, m, _, _) = op.dims();
     let mut plans = Plans::new();
-    let packs = [&op.w].into_iter().chain(&op.up).all(|w| packing(w).is_some());
+    let all = |f: fn(&Spec) -> bool| [&op.w].into_iter().chain(&op.up).all(f);
+    let packs = all(|w| packing(w).is_some());
     if is_integer(op) {
         if packs {
             plans.extend(kernel(device, op, Way::BytesPanel)?);
         }
         plans.extend(kernel(device, op, Way::BytesPlain)?);
         return Ok(plans);
+    }
+    if !has_block_scales(op) {
+        for way in pair_ways(device, op.x.dtype(), [&op.w].into_iter().chain(&op.up)) {
+            plans.extend(kernel(device, op, way)?);
+        }
     }
     if packs && (!has_block_scales(op) || op.w.dtype() == DType::I8) {
         plans.extend(kernel(device, op, Way::Panel)?);
@@ -71,7 +81,7 @@ pub(super) fn plan(device: &Arc<Device>, op: &Matmul) -> Result<Plans> {
         plans.extend(kernel(device, op, Way::Rows)?);
     }
     plans.extend(kernel(device, op, Way::Plain)?);
-    if op.numerics == Numerics::Fast && op.w.dtype().is_quantized() && device.isa.dots() && !has_block_scales(op) {
+    if op.numerics == Numerics::Fast && device.isa.dots() && all(rounds) && !has_block_scales(op) {
         let few = m <= most_rows(op.w.dtype()) && op.determinism <= Way::Int8Rows.determinism();
         // Rounding a panel takes as long as multiplying it with some ten rows.
         let at = if m > 5 { 0 } else { plans.len() };
@@ -83,6 +93,11 @@ pub(super) fn plan(device: &Arc<Device>, op: &Matmul) -> Result<Plans> {
     Ok(plans)
 }
 
+/// True for weights that are rounded to 8 bits, or are of 8 bits, under `Numerics::Fast`.
+pub(super) fn rounds(w: &Spec) -> bool {
+    w.dtype().is_quantized() || w.dtype() == DType::I8 && w.stride(0) == 1
+}
+
 /// True for sums in i32. Scales of blocks of k come before the sum, which is then one of f32.
 fn is_integer(op: &Matmul) -> bool {
     matches!(op.x.dtype(), DType::I8 | DType::U8) && !has_block_scales(op)
@@ -90,6 +105,17 @@ fn is_integer(op: &Matmul) -> bool {
 
 fn has_block_scales(op: &Matmul) -> bool {
     op.w_scale.is_some_and(|s| s.rank() == 2)
+}
+
+/// The ways to multiply pairs of bf16 by these weights.
+pub(super) fn pair_ways<'a>(
+    device: &Device,
+    x: DType,
+    weights: impl Iterator<Item = &'a Spec> + Clone,
+) -> impl Iterator<Item = Way> {
+    let all = device.isa.pairs() && x == DType::BF16 && weights.clone().all(|w| w.dtype() == DType::BF16);
+    let packs = all && weights.clone().all(|w| Way::PairsPanel.packing(w).is_some());
+    packs.then_some(Way::PairsPanel).into_iter().chain(all.then_some(Way::PairsPlain))
 }
 
 fn kernel(device: &Arc<Device>, op: &Matmul, way: Way) -> Result<Plans> {
@@ -110,9 +136,9 @@ fn kernel(device: &Arc<Device>, op: &Matmul, way: Way) -> Result<Plans> {
     if way.is_packed() {
         let isa = device.isa;
         for (i, o) in op.operands().iter().enumerate().filter(|(_, o)| matches!(o.name, "w" | "up")) {
-            if let Some(packing) = packing(&o.spec) {
-                kernel =
-                    kernel.packing(i, packing, move |rows, plain, packed, pool| pack(isa, rows, plain, packed, pool));
+            if let Some(packing) = way.packing(&o.spec) {
+                kernel = kernel
+                    .packing(i, packing, move |rows, plain, packed, pool| way.pack(isa, rows, plain, packed, pool));
             }
         }
     }
@@ -124,13 +150,11 @@ fn kernel(device: &Arc<Device>, op: &Matmul, way: Way) -> Result<Plans> {
             let weight = |name: &str| {
                 let tensor = args.get(name)?;
                 let dense = tensor.spec.dense();
-                let spec = if way.is_packed() { &dense } else { tensor.spec };
-                let mut offset = Matmul::batch_offset(&op.out, spec, b);
-                if way.is_packed() {
-                    offset = offset / k.max(1) * packed_length(tensor.dtype(), k);
-                }
+                let packed = way.packed_length(tensor.dtype(), k);
+                let offset = Matmul::batch_offset(&op.out, if packed.is_some() { &dense } else { tensor.spec }, b);
+                let offset = packed.map_or(offset, |length| offset / k.max(1) * length);
                 let scales = w_scale.filter(|_| block_scales);
-                Some(Weight { tensor, offset, packed: way.is_packed(), scales })
+                Some(Weight { tensor, offset, packed, scales })
             };
             let Some(w) = weight("w") else { return };
             let epilogue = Epilogue {

@@ -3,11 +3,12 @@
 use std::{mem::MaybeUninit, ops::Range, ptr};
 
 use super::{
-    bytes,
     epilogue::{COLUMNS, Epilogue, Sums},
     int8, int8_rows, rows,
-    tile::{self, Ahead, BLOCK, PANEL, Quad, TALLEST, Term, Tile},
+    tile::{self, Ahead, BLOCK, PANEL, Pair, Quad, TALLEST, Term, Tile},
+    way::Way,
     weight::Weight,
+    words,
 };
 use crate::{
     cpu::{
@@ -15,66 +16,10 @@ use crate::{
         kernel::{Args, Tensor},
         machine,
         pool::Pool,
-        simd::{Simd, element, simd},
+        simd::{Simd, dots, element, pairs, simd},
     },
     dtype::DType,
-    op::Determinism,
 };
-
-/// How the weight is read.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Way {
-    /// Packed in panels.
-    Panel,
-    /// Panels are decoded from any layout.
-    Plain,
-    /// Row by row, for few rows of x.
-    Rows,
-    /// Bytes by bytes, packed in panels of quads.
-    BytesPanel,
-    /// Bytes by bytes, the panels made from any layout.
-    BytesPlain,
-    /// Panels of 8-bit integers are made from any quantized layout.
-    Int8,
-    /// Row by row, unpacked to 8-bit integers, for few rows of x.
-    Int8Rows,
-}
-
-impl Way {
-    /// The word in kernels' names.
-    pub(crate) fn name(self) -> &'static str {
-        match self {
-            Way::Panel | Way::BytesPanel => "panel",
-            Way::Plain | Way::BytesPlain => "plain",
-            Way::Rows => "rows",
-            Way::Int8 => "int8",
-            Way::Int8Rows => "int8-rows",
-        }
-    }
-
-    /// What the order of its sums promises.
-    pub(crate) fn determinism(self) -> Determinism {
-        match self {
-            Way::Rows | Way::Int8Rows => Determinism::ThreadCount,
-            _ => Determinism::BatchInvariant,
-        }
-    }
-
-    /// True where the weight is packed.
-    pub(crate) fn is_packed(self) -> bool {
-        matches!(self, Way::Panel | Way::BytesPanel)
-    }
-
-    /// True where sums are i32.
-    pub(super) fn is_integer(self) -> bool {
-        matches!(self, Way::BytesPanel | Way::BytesPlain)
-    }
-
-    /// True where x is cut into strips.
-    fn has_strips(self) -> bool {
-        self.is_packed() || matches!(self, Way::Plain | Way::BytesPlain)
-    }
-}
 
 /// Sizes of the tasks and of scratch memory, for up to so many rows.
 #[derive(Debug, Clone, Copy)]
@@ -108,12 +53,12 @@ pub(crate) struct Job<'a> {
 /// Bytes of x that should stay in the caches.
 const CHUNK_BYTES: usize = 8 << 20;
 /// Rows that make good use of a second cache of 2 MiB. Decoding a panel pays off over more of them than reading one.
-const PANEL_ROWS: usize = 224;
-const PLAIN_ROWS: usize = 392;
+const PANEL_ROWS: usize = 444;
+const PLAIN_ROWS: usize = 444;
 const INT8_ROWS: usize = 516;
-const BYTES_ROWS: usize = 448;
+const WORDS_ROWS: usize = 444;
 /// A panel that was made.
-const PANEL_BYTES: usize = size_of::<bytes::Panel>();
+const PANEL_BYTES: usize = size_of::<words::Panel>();
 /// Strips of x by a panel of halves: from so many on, the panel is converted to f32 first. (Converting takes some 4 of the 30
 /// instructions of a step; it pays from the second or third strip on by that count.)
 const CONVERT: usize = 3;
@@ -121,21 +66,22 @@ const CONVERT: usize = 3;
 impl Product {
     /// For up to `m` rows; `gated` products have two factors.
     pub(crate) fn new(threads: usize, way: Way, (m, n, k): (usize, usize, usize), gated: bool) -> Product {
-        let block = if way.is_integer() { bytes::BLOCK } else { BLOCK };
+        let block = way.elements().unwrap_or(1) * BLOCK;
         let blocks = k.div_ceil(block).max(1);
         let (rows, block_bytes) = match way {
             Way::Panel => (PANEL_ROWS, BLOCK * 4),
             Way::Plain | Way::Rows => (PLAIN_ROWS, BLOCK * 4),
-            Way::BytesPanel | Way::BytesPlain => (BYTES_ROWS, bytes::BLOCK),
+            Way::BytesPanel | Way::BytesPlain | Way::PairsPanel | Way::PairsPlain => (WORDS_ROWS, words::BLOCK),
             Way::Int8 => (INT8_ROWS, size_of::<int8::Row>()),
             Way::Int8Rows => (PLAIN_ROWS, size_of::<int8_rows::Block>()),
         };
         let rows = (rows * (machine::caches().second >> 10) / 2048).clamp(rows / 4, 2 * rows);
-        let chunk = (CHUNK_BYTES / (blocks * block_bytes)).next_multiple_of(TALLEST).min(rows).min(m).max(1);
+        let most = (CHUNK_BYTES / blocks.saturating_mul(block_bytes)).max(1).next_multiple_of(TALLEST).min(rows);
+        let chunk = m.div_ceil(m.div_ceil(most).max(1)).next_multiple_of(TALLEST).min(m).max(1);
         let small = m.saturating_mul(n).saturating_mul(k) < 64 << 10;
         // Enough tasks for every thread, columns first: each panel is then decoded once.
         let panels = n.div_ceil(PANEL).max(1);
-        let columns = (panels / (3 * threads)).clamp(1, COLUMNS / PANEL) * PANEL;
+        let columns = (panels / (6 * threads)).clamp(1, COLUMNS / PANEL) * PANEL;
         let across = n.div_ceil(columns).max(1);
         let parts = if small || matches!(way, Way::Rows | Way::Int8Rows) { 1 } else { (2 * threads).div_ceil(across) };
         let part = chunk.div_ceil(parts).next_multiple_of(if way == Way::Int8 { int8::TALLEST } else { TALLEST });
@@ -143,8 +89,8 @@ impl Product {
     }
 
     fn x_bytes(&self) -> usize {
-        // Strips are rounded up in height (see `tile::height`) and have a few numbers behind them.
-        let rows = self.chunk + self.chunk / 4 + TALLEST + 2;
+        // Strips are rounded up in height: see `tile::height`.
+        let rows = self.chunk + self.chunk / 4 + TALLEST;
         (self.blocks * rows * self.block_bytes).next_multiple_of(64)
     }
 
@@ -169,8 +115,8 @@ impl Product {
             let rows = self.chunk.min(job.rows - chunk);
             let mut part = self.part;
             let mut height = 1;
-            if way.has_strips() {
-                height = simd!(args.isa, s => tile::height(s, rows));
+            if way.elements().is_some() {
+                height = tile::height(rows);
                 part = part / height * height;
                 let strips = rows.div_ceil(height);
                 self.each(pool, strips * self.blocks, |task, _| {
@@ -186,7 +132,13 @@ impl Product {
                 self.each(pool, rows.div_ceil(16), |task, _| {
                     for i in task * 16..rows.min(task * 16 + 16) {
                         // SAFETY: row i has its own place in scratch memory.
-                        simd!(args.isa, s => unsafe { self.convert(s, way, job, chunk + i, args.scratch(), i) });
+                        unsafe {
+                            if way == Way::Rows {
+                                simd!(args.isa, s => self.decode(s, job, chunk + i, args.scratch(), i));
+                            } else {
+                                dots!(args.isa, s => self.round(s, way, job, chunk + i, args.scratch(), i));
+                            }
+                        }
                     }
                 });
             }
@@ -199,11 +151,14 @@ impl Product {
                 unsafe {
                     let own = args.scratch::<u8>().add(self.x_bytes() + thread * self.thread_bytes());
                     let task = Task { job, x: args.scratch(), own, chunk, all, height, i, rows, j, columns };
-                    simd!(args.isa, s => match way {
-                        Way::Rows | Way::Int8Rows => self.dots(s, way, &task),
-                        Way::Int8 => self.integers(s, &task),
-                        _ => self.tiles(s, way, &task),
-                    });
+                    match way {
+                        Way::Rows => simd!(args.isa, s => self.dots::<_, false>(s, &task)),
+                        Way::Int8Rows => dots!(args.isa, s => self.dots::<_, true>(s, &task)),
+                        Way::Int8 => dots!(args.isa, s => self.integers(s, &task)),
+                        Way::BytesPanel | Way::BytesPlain => dots!(args.isa, s => self.tiles::<_, Quad>(s, &task)),
+                        Way::PairsPanel | Way::PairsPlain => pairs!(args.isa, s => self.tiles::<_, Pair>(s, &task)),
+                        Way::Panel | Way::Plain => simd!(args.isa, s => self.tiles::<_, f32>(s, &task)),
+                    }
                 }
             });
         }
@@ -230,55 +185,70 @@ impl Product {
         let (x, p) = (job.x, b * self.block);
         let len = self.block.min(x.spec.dim(0) - p.min(x.spec.dim(0)));
         let (from, pitch) = if len > 0 { x.matrix(job.first + chunk + rows.start, p) } else { (to.cast(), 0) };
-        if len == BLOCK && height > 1 && x.dtype() == DType::F32 && x.spec.stride(0) == 1 && !way.is_integer() {
-            // As many rows as a vector has lanes are read, though fewer be taken.
-            if chunk + rows.start + S::LANES <= job.rows {
-                // SAFETY: the rows exist, and have a block of elements here.
-                return unsafe { tile::interleave(s, from.cast(), x.spec.stride(1), height, to) };
-            }
-        }
-        let mut values = MaybeUninit::<[[f32; BLOCK]; 16]>::uninit();
+        let elements = way.elements().unwrap_or(1);
+        let as_is = [DType::F32, DType::BF16, DType::U8][elements / 2];
+        let as_is = len == self.block && x.dtype() == as_is && x.spec.stride(0) == 1;
+        let mut values = MaybeUninit::<[f32; BLOCK]>::uninit();
         let values = values.as_mut_ptr().cast::<f32>();
-        // SAFETY: the rows exist, at most LANES of them; a strip of one row lies in scratch memory as in the buffer.
+        // SAFETY: the rows exist; the buffer holds a block.
         unsafe {
-            let lanes = if height == 1 { 1 } else { S::LANES };
-            let rows_at = if height == 1 { to } else { values };
-            for i in 0..lanes {
-                let (row, to) = (rows.start + i, rows_at.add(i * BLOCK));
-                let len = if row < rows.end { len } else { 0 };
-                let from = if len > 0 { from.add(i * pitch) } else { from };
-                if way.is_integer() {
-                    bytes::row(s, x.dtype(), from, x.spec.stride(0), len, to.cast());
-                } else {
-                    if len > 0 {
-                        decode_strided(s, x.dtype(), from, x.spec.stride(0), to, len);
-                    }
-                    to.add(len).write_bytes(0, BLOCK - len);
+            for i in 0..height {
+                let to = to.add(i * tile::RUN);
+                if rows.start + i >= rows.end {
+                    values.write_bytes(0, BLOCK);
+                    tile::place(s, values, height, to);
+                    continue;
                 }
-            }
-            if height > 1 {
-                tile::interleave(s, values, BLOCK, height, to);
+                let from = from.add(i * pitch);
+                if as_is {
+                    tile::place(s, from.cast(), height, to);
+                    continue;
+                }
+                let stride = x.spec.stride(0);
+                match elements {
+                    Quad::ELEMENTS => words::row(s, x.dtype(), from, stride, len, values.cast()),
+                    Pair::ELEMENTS => words::pairs(s, x.dtype(), from, stride, len, values.cast()),
+                    _ => {
+                        if len > 0 {
+                            decode_strided(s, x.dtype(), from, stride, values, len);
+                        }
+                        values.add(len).write_bytes(0, BLOCK - len);
+                    }
+                }
+                tile::place(s, values, height, to);
             }
         }
     }
 
     /// Row `row` of the job to row `i` of scratch memory.
     #[inline(always)]
-    unsafe fn convert<S: Simd>(&self, s: S, way: Way, job: &Job, row: usize, to: *mut u8, i: usize) {
+    unsafe fn decode<S: Simd>(&self, s: S, job: &Job, row: usize, to: *mut f32, i: usize) {
         let (x, k) = (job.x, job.x.spec.dim(0));
         for (b, p) in (0..k).step_by(BLOCK).enumerate() {
-            let len = BLOCK.min(k - p);
             // SAFETY: the row exists, and scratch memory has room for it.
             unsafe {
-                let from = x.at::<u8>(job.first + row, p);
-                if way == Way::Rows {
-                    let to = to.cast::<f32>().add((i * self.blocks + b) * BLOCK);
-                    decode_strided(s, x.dtype(), from, x.spec.stride(0), to, len);
-                    continue;
+                let (from, to) = (x.at::<u8>(job.first + row, p), to.add((i * self.blocks + b) * BLOCK));
+                decode_strided(s, x.dtype(), from, x.spec.stride(0), to, BLOCK.min(k - p));
+            }
+        }
+    }
+
+    /// The same in 8 bits.
+    #[inline(always)]
+    unsafe fn round<S: Simd>(&self, s: S, way: Way, job: &Job, row: usize, to: *mut u8, i: usize) {
+        let (x, k) = (job.x, job.x.spec.dim(0));
+        for (b, p) in (0..k).step_by(BLOCK).enumerate() {
+            let mut own = MaybeUninit::<[f32; BLOCK]>::uninit();
+            let own = own.as_mut_ptr().cast::<f32>();
+            // SAFETY: as above.
+            unsafe {
+                let (from, len) = (x.at::<u8>(job.first + row, p), BLOCK.min(k - p));
+                let as_is = len == BLOCK && x.dtype() == DType::F32 && x.spec.stride(0) == 1;
+                if !as_is {
+                    decode_strided(s, x.dtype(), from, x.spec.stride(0), own, len);
+                    own.add(len).write_bytes(0, BLOCK - len);
                 }
-                let mut values = [0f32; BLOCK];
-                decode_strided(s, x.dtype(), from, x.spec.stride(0), values.as_mut_ptr(), len);
-                let (values, dtype) = (values.as_ptr(), job.w.tensor.dtype());
+                let (values, dtype) = (if as_is { from.cast() } else { own.cast_const() }, job.w.tensor.dtype());
                 if way == Way::Int8 {
                     int8::row(s, dtype, values, to.cast::<int8::Row>().add(b * self.chunk + i));
                 } else {
@@ -289,7 +259,10 @@ impl Product {
     }
 
     #[inline(always)]
-    unsafe fn tiles<S: Simd>(&self, s: S, way: Way, task: &Task) {
+    unsafe fn tiles<S: Simd, X: Term>(&self, s: S, task: &Task) {
+        if X::ELEMENTS == Pair::ELEMENTS && !S::PAIRS {
+            return; // never planned, and so never compiled
+        }
         let strips = task.rows.div_ceil(task.height);
         for f in 0..self.factors {
             let Some(w) = task.factor(f) else { continue };
@@ -306,28 +279,29 @@ impl Product {
                 for p in (0..k).step_by(self.block) {
                     let range = p..k.min(p + self.block);
                     for j in (0..task.columns).step_by(PANEL) {
-                        let step = Step { f, p, j, ahead: self.ahead(w, task, p, j) };
+                        let step = Step { f, p, j, ahead: self.ahead(w, task, (p, j), PANEL) };
                         let range = range.clone();
-                        if way.is_integer() {
+                        if X::ELEMENTS > 1 {
                             let signed = task.job.x.dtype() == DType::I8;
                             let (b, start) = s.outline(
                                 #[inline(always)]
-                                || bytes::panel(s, w, task.j + j, range, signed, panel.cast()),
+                                || match X::INTEGER {
+                                    true => words::panel::<S, 1>(s, w, task.j + j, range, signed, panel.cast()),
+                                    false => words::panel::<S, 2>(s, w, task.j + j, range, false, panel.cast()),
+                                },
                             );
-                            self.strips::<S, Quad>(s, task, step, b, start);
+                            self.strips::<S, X>(s, task, step, b.cast(), start);
                             continue;
                         }
                         let direct = strips < CONVERT || dtype == DType::F32;
-                        let ready = direct.then(|| {
-                            element!(dtype, T => match w.ready_panel::<T>(task.j + j, p) {
-                                Some(b) => {
-                                    self.strips::<S, T>(s, task, step, b, ptr::null());
-                                    true
-                                }
-                                None => false,
-                            })
-                        });
-                        if ready.flatten() != Some(true) {
+                        let mut ready = false;
+                        if direct {
+                            let _ = element!(dtype, T => if let Some(b) = w.ready_panel::<T>(task.j + j, p) {
+                                self.strips::<S, T>(s, task, step, b, ptr::null());
+                                ready = true;
+                            });
+                        }
+                        if !ready {
                             s.outline(
                                 #[inline(always)]
                                 || w.panel(s, task.j + j, range, panel),
@@ -351,32 +325,44 @@ impl Product {
         // SAFETY: the task's rows and columns exist; buffers are sized for them.
         unsafe {
             let (a, c) = (task.x.add((p / self.block * all + first) * pitch), self.sums(task, f).add(j));
+            // Sums that need nothing else go where the output is, but for those that it has no room for.
+            let bare = last && task.job.up.is_none() && task.job.epilogue.is_bare() && task.columns - j >= PANEL;
+            let out = match bare {
+                true => task.job.epilogue.bare(task.job.first + task.chunk + task.i, task.j + j),
+                false => (ptr::null_mut(), 0),
+            };
+            let k = len.div_ceil(T::ELEMENTS);
+            let mut ahead = ahead.share(strips, k);
             for i in 0..strips {
+                let rows = i * height..task.rows.min(i * height + height);
+                let direct = bare && rows.len() == height;
                 let tile = Tile {
                     a: a.add(i * pitch),
                     b,
-                    k: if T::INTEGER { len.div_ceil(4) } else { len },
-                    c: c.add(i * height * self.columns),
+                    k,
+                    c: c.add(rows.start * self.columns),
                     pitch: self.columns,
+                    columns: PANEL.min(task.columns - j),
                     first: p == 0,
                     start,
-                    ahead: ahead.part(i, strips),
+                    ahead,
+                    to: if direct { (out.0.add(rows.start * out.1), out.1) } else { (ptr::null_mut(), 0) },
                 };
                 tile::multiply(s, height, tile);
-                if last {
-                    let rows = i * height..task.rows.min(i * height + height);
+                ahead = ahead.next();
+                if last && !direct {
                     self.finish_part(s, task, rows, (j, PANEL.min(task.columns - j)));
                 }
             }
         }
     }
 
-    /// The memory that is read after the panel at (p, j).
+    /// The memory that is read after the panel of so many columns at (p, j).
     #[inline(always)]
-    fn ahead(&self, w: &Weight, task: &Task, p: usize, j: usize) -> Ahead {
+    fn ahead(&self, w: &Weight, task: &Task, (p, j): (usize, usize), panel: usize) -> Ahead {
         let k = w.k();
-        if j + PANEL < task.columns {
-            w.ahead(task.j + j + PANEL, p..k.min(p + self.block))
+        if j + panel < task.columns {
+            w.ahead(task.j + j + panel, p..k.min(p + self.block))
         } else if p + self.block < k {
             w.ahead(task.j, p + self.block..k.min(p + 2 * self.block))
         } else {
@@ -396,7 +382,7 @@ impl Product {
                 }
                 for (b, p) in (0..k).step_by(BLOCK).enumerate() {
                     let range = p..k.min(p + BLOCK);
-                    for j in (0..task.columns).step_by(PANEL) {
+                    for j in (0..task.columns).step_by(int8::PANEL) {
                         let tile = int8::Tile {
                             a: task.x.cast::<int8::Row>().add(b * self.chunk + task.i),
                             b: panel,
@@ -404,6 +390,7 @@ impl Product {
                             c: sums.add(j),
                             pitch: self.columns,
                             first: p == 0,
+                            ahead: self.ahead(w, task, (p, j), int8::PANEL),
                         };
                         let range = range.clone();
                         s.outline(
@@ -420,17 +407,17 @@ impl Product {
     }
 
     #[inline(always)]
-    unsafe fn dots<S: Simd>(&self, s: S, way: Way, task: &Task) {
+    unsafe fn dots<S: Simd, const INTEGER: bool>(&self, s: S, task: &Task) {
         let pitch = self.blocks * BLOCK;
         for f in 0..self.factors {
             let Some(w) = task.factor(f) else { continue };
             // SAFETY: the task's rows and columns exist; buffers are sized for them.
             unsafe {
                 let (columns, sums) = ((task.j, task.j + task.columns), self.sums(task, f));
-                if way == Way::Rows {
-                    rows::multiply(s, task.rows, (task.x, pitch), w, columns, (sums, self.columns));
-                } else {
+                if INTEGER {
                     int8_rows::multiply(s, task.rows, (task.x.cast(), self.blocks), w, columns, (sums, self.columns));
+                } else {
+                    rows::multiply(s, task.rows, (task.x, pitch), w, columns, (sums, self.columns));
                 }
             }
         }
@@ -513,11 +500,12 @@ mod tests {
                 (Way::Panel, 200),
                 (Way::Plain, 5000),
                 (Way::BytesPanel, 5000),
+                (Way::PairsPlain, 700),
             ] {
                 let product = Product::new(2, way, (m, 4096, 600), false);
                 let mut before = 0;
                 for rows in 1..=product.chunk {
-                    let height = simd!(isa, s => tile::height(s, rows));
+                    let height = tile::height(rows);
                     let strips = rows.div_ceil(height);
                     let work = strips * height;
                     assert!(work >= rows && work < rows + strips * (1 + usize::from(height > 6)) + 1, "{rows}");

@@ -1,32 +1,46 @@
 //! The innermost loop: some rows of x times a panel of [`PANEL`] columns of wᵀ, over one block of k.
 //!
 //! ```text
-//! a: strips of [k][height] f32        b: [k][PANEL] f32, f16 or bf16        c: [rows][..] f32
-//!    or [k / 4][height] of 4 bytes       or [k / 4][PANEL] of 4 bytes           or i32
+//! a: strips of [k / 16][height][16] f32        b: [k][PANEL] f32, f16 or bf16        c: [rows][..] f32
+//!    or [words / 16][height][16]                  or [words][PANEL]                      or i32
 //! ```
 //!
-//! Sums stay in registers over a block: 14 x 32 with 32 vectors of 16 lanes, 6 x 16 with 16 of 8. Every element is the sum
+//! Words are four bytes, or two bf16, one after the other in k.
+//!
+//! Sums stay in registers over a block: 6 x 64 with 32 vectors of 16 lanes, 6 x 16 with 16 of 8 or with 32 of 4. Every element is the sum
 //! over p = 0, 1, 2, .. of one block by fused multiply-adds, plus what came from the blocks before: the same order
 //! whatever the number of rows, so that a row's result does not depend on the others.
 //!
-//! The rows of a call are cut into strips of one height ([`height`]), at most one row of padding in each: time does not fall where
-//! a row is added. Strips of 12, 4 and 1, as they were before, took for 3, 7, 11 and 15 rows 2.1, 1.6, 1.6 and 1.2 times as
-//! long (AVX-512, the loop alone, panels in the second cache, in turns); from 24 rows on both are equal within a tenth.
-//! The loop is 2 loads, 14 broadcasts and 28 multiply-adds, nothing spilled; on a quiet core, with four panels and 16 strips in the
-//! second cache, it reached 169 of 174 GFLOP/s. Tried and lost: fetching `c` ahead, 3 to 10 % slower at 1024 cubed on a busy
-//! machine; the dot product of bf16 pairs, which this processor (Xeon, model 207) starts every second cycle: 86 GFLOP/s, half of f32.
+//! A step is 4 loads, 6 broadcasts and 24 multiply-adds, four steps to a turn of the loop. A strip (6 KiB) stays in the first cache; the panel comes
+//! from the second, asked for 8 steps ahead: 256 bytes in 12 cycles. A strip keeps lines of its rows together, so that cutting x into
+//! strips is copying. The rows of a call are cut into strips of one height ([`height`]): time does not fall where a row is added. Sums that
+//! need nothing else are stored straight into the output.
+//!
+//! The loop alone, x and panels ready, GFLOP/s in turns, of 179 that multiply-adds reach, on a core that is shared with another tenant's
+//! thread (quiet in brackets): 256 cubed 134 (170), 1024 cubed 124 (147), 333 x 777 x 555 110 (139), 128 x 4096 x 4096 117 (126).
+//! Tried and lost: 14 x 32, equal where the core is quiet, else 116, 112, 102 and 103: it has 1.6 instructions to a multiply-add (here 1.4), and
+//! its panel and strips fill the first cache; 8 x 48: 119, 120, 105, 119; blocks of 128 or 192 steps, x asked for ahead,
+//! 8 steps to a turn: no faster; x as `[k][height]`, for which 16 x 16 squares are turned: 4 % of 256 cubed; the dot product of bf16 pairs, which this
+//! processor (Xeon, model 207) starts every second cycle: half of f32 (used where it is faster, [`Pair`]).
+//!
+//! Few rows from memory, 4 and 8 by 4096 squared in f32: 5.0 and 6.5 ms where one row takes 3.2 and 8 rows from the second cache 2.1 to 3.5.
+//! Tried, all within the noise of 5 %: every second or fourth line asked for, two panels ahead, 8 to 64 steps ahead into the first cache; the kernel
+//! by [`rows`](super::rows), 1 to 4 KiB ahead. Nothing asked for: 20 % more. Tasks of 256 to 1024 columns in place of 128: no difference either, nor
+//! three vectors for the last 33 to 48 columns.
 
 use crate::cpu::simd::{Element, Simd};
 
 /// Columns of a panel.
-pub(crate) const PANEL: usize = 32;
-/// Steps between two visits of `c`: elements of k (whole blocks of every quantized format), or quads of bytes.
+pub(crate) const PANEL: usize = 64;
+/// Steps between two visits of `c`: elements of k (whole blocks of every quantized format), or words.
 pub(super) const BLOCK: usize = 256;
 
-/// What a panel holds, and what one step of the loop does with it. Numbers of x lie in the strips as f32, or as four bytes in its place.
+/// What a panel holds, and what one step of the loop does with it. Numbers of x lie in the strips as f32, or as words in its place.
 pub(super) trait Term: Copy + 'static {
     /// True where sums are i32 in the place of f32.
     const INTEGER: bool;
+    /// Elements of k in a term.
+    const ELEMENTS: usize = 1;
 
     /// # Safety
     /// `p` is readable for LANES terms.
@@ -56,6 +70,7 @@ pub(super) struct Quad(pub(super) [i8; 4]);
 
 impl Term for Quad {
     const INTEGER: bool = true;
+    const ELEMENTS: usize = 4;
 
     #[inline(always)]
     unsafe fn load<S: Simd>(s: S, p: *const Quad) -> S::F {
@@ -68,25 +83,49 @@ impl Term for Quad {
     }
 }
 
+/// Two bf16 along k.
+#[derive(Clone, Copy)]
+#[repr(transparent)]
+pub(super) struct Pair([u16; 2]);
+
+impl Term for Pair {
+    const INTEGER: bool = false;
+    const ELEMENTS: usize = 2;
+
+    #[inline(always)]
+    unsafe fn load<S: Simd>(s: S, p: *const Pair) -> S::F {
+        // SAFETY: the caller's promise; a pair is as large as an f32, and only moved here.
+        unsafe { s.load(p.cast()) }
+    }
+    #[inline(always)]
+    fn add<S: Simd>(s: S, sum: S::F, x: S::F, w: S::F) -> S::F {
+        s.dot_bf16(sum, s.bits(x), s.bits(w))
+    }
+}
+
 /// What the loop reads and writes besides the vectors: see the drawing above.
 #[derive(Clone, Copy)]
 pub(super) struct Tile<T> {
     pub(super) a: *const f32,
     pub(super) b: *const T,
-    /// Steps, at most BLOCK.
+    /// Terms, at most BLOCK.
     pub(super) k: usize,
     pub(super) c: *mut f32,
     /// Elements between rows of `c`.
     pub(super) pitch: usize,
+    /// Columns that are wanted: at most PANEL.
+    pub(super) columns: usize,
     /// The first block: `c` is overwritten.
     pub(super) first: bool,
     /// Sums of the columns that each row begins with, in place of zeros; null where there are none.
     pub(super) start: *const f32,
     /// What is fetched meanwhile.
-    pub(super) ahead: Ahead,
+    pub(super) ahead: Share,
+    /// Where the sums go in place of `c`, and elements between rows there; null where they stay in `c`.
+    pub(super) to: (*mut f32, usize),
 }
 
-/// Memory that is asked for, some lines at a time, while a loop runs: runs of bytes, a pitch apart. It need not be there. The processor's
+/// Memory that is asked for, some lines at a time, while loops run: runs of bytes, a pitch apart. It need not be there. The processor's
 /// own prefetching ends with a page, and is late for the short runs of a weight that is not packed.
 #[derive(Clone, Copy)]
 pub(super) struct Ahead {
@@ -96,54 +135,83 @@ pub(super) struct Ahead {
     pub(super) runs: usize,
 }
 
-impl Ahead {
-    /// Nothing.
-    pub(super) const NONE: Ahead = Ahead { from: std::ptr::null(), run: 0, pitch: 0, runs: 0 };
-    /// Bytes asked for at a time.
-    const STRIDE: usize = 256;
+/// What one of several loops asks for: `each` parts at a visit, a visit every `steps`.
+#[derive(Clone, Copy)]
+pub(super) struct Share {
+    from: *const u8,
+    run: usize,
+    pitch: usize,
+    each: usize,
+    steps: usize,
+    /// Bytes from one loop's share to the next.
+    next: usize,
+}
 
-    /// Part `i` of `parts`, one after the other.
+impl Share {
+    /// Bytes asked for at a time.
+    const PART: usize = 256;
+
+    /// That of the next loop.
     #[inline(always)]
-    pub(super) fn part(self, i: usize, parts: usize) -> Ahead {
-        if self.runs == 1 {
-            let run = (self.run / Ahead::STRIDE).div_ceil(parts) * Ahead::STRIDE;
-            return Ahead { from: self.from.wrapping_add(i * run), run, ..self };
-        }
-        let runs = self.runs.div_ceil(parts);
-        Ahead { from: self.from.wrapping_add(i * runs * self.pitch), runs, ..self }
+    pub(super) fn next(self) -> Share {
+        Share { from: self.from.wrapping_add(self.next), ..self }
     }
 }
 
+impl Ahead {
+    /// Nothing.
+    pub(super) const NONE: Ahead = Ahead { from: std::ptr::null(), run: 0, pitch: 0, runs: 0 };
+
+    /// The first of the shares of so many loops, of k steps each.
+    #[inline(always)]
+    pub(super) fn share(self, loops: usize, k: usize) -> Share {
+        let Ahead { from, mut run, pitch, mut runs } = self;
+        let next = if runs == 1 {
+            run = (run / Share::PART).div_ceil(loops) * Share::PART;
+            run
+        } else {
+            runs = runs.div_ceil(loops);
+            runs * pitch
+        };
+        let (parts, groups) = (run.div_ceil(Share::PART) * runs, k.div_ceil(UNROLL).max(1));
+        let each = parts.div_ceil(groups);
+        let steps = groups.checked_div(parts.div_ceil(each.max(1))).map_or(usize::MAX, |some| some * UNROLL);
+        Share { from, run, pitch, each, steps, next }
+    }
+}
+
+/// Elements of a row that lie together in a strip: a line of memory.
+pub(super) const RUN: usize = 16;
+/// Steps of the loop written out, so that little is done beside them: a core whose other thread is busy decodes half as many instructions.
+const UNROLL: usize = 4;
+/// Steps between what is read of a panel and what is asked for.
+const LATER: usize = 8;
+
 /// Rows of x that a strip has at most.
-pub(super) const TALLEST: usize = 14;
+pub(super) const TALLEST: usize = 6;
 
 /// The height of the strips that so many rows are cut into, all of one height: as few strips as the registers allow, then as
 /// low as they can be. (Were the last one shorter, few rows over a whole strip would cost as much as many.)
-#[inline(always)]
-pub(super) fn height<S: Simd>(_s: S, rows: usize) -> usize {
-    let most = match S::LANES {
-        16 => TALLEST,
-        8 => 6,
-        _ => 4,
-    };
-    let height = rows.div_ceil(rows.div_ceil(most).max(1)).max(1);
-    if height > 6 { height.next_multiple_of(2) } else { height }
+pub(super) fn height(rows: usize) -> usize {
+    rows.div_ceil(rows.div_ceil(TALLEST).max(1)).max(1)
 }
 
-/// Elements of scratch memory between strips of this height: the last numbers are written as whole vectors.
+/// Elements of scratch memory between strips of this height.
 pub(super) fn strip_pitch(height: usize) -> usize {
-    height * BLOCK + 16
+    height * BLOCK
 }
 
-/// Lays out elements of LANES rows, of which the first `height` count, as the loop reads them: `to[p * height + i] = from[i * pitch + p]`.
+/// A row of BLOCK elements to its place in a strip, whose rows lie `height` runs apart.
 ///
 /// # Safety
-/// `from` holds LANES rows of BLOCK elements, `to` a strip; `height` is at most LANES.
+/// `from` holds a row, `to` a strip from one of its rows on.
 #[inline(always)]
-pub(super) unsafe fn interleave<S: Simd>(s: S, from: *const f32, pitch: usize, height: usize, to: *mut f32) {
-    for p in (0..BLOCK).step_by(S::LANES) {
-        // SAFETY: LANES divides BLOCK, and behind a strip there is room.
-        unsafe { s.transpose_some(from.add(p), pitch, to.add(p * height), height) };
+pub(super) unsafe fn place<S: Simd>(s: S, from: *const f32, height: usize, to: *mut f32) {
+    for run in 0..BLOCK / RUN {
+        for i in (0..RUN).step_by(S::LANES) {
+            // SAFETY: LANES divides RUN, which divides BLOCK.
+            unsafe { s.store(to.add(run * height * RUN + i), s.load(from.add(run * RUN + i))) };
+        }
     }
 }
 
@@ -165,75 +233,122 @@ pub(super) unsafe fn multiply<S: Simd, T: Term>(s: S, height: usize, t: Tile<T>)
             }
         };
     }
-    match S::LANES {
-        16 => heights!(1 2 3 4 5 6 8 10 12 14),
-        8 => heights!(1 2 3 4 5 6),
-        _ => heights!(1 2 3 4),
-    }
+    heights!(1 2 3 4 5 6);
 }
 
-/// All columns of the panel, two vectors at a time.
+/// The columns of the panel, as many vectors at a time as the registers hold sums of.
 #[inline(always)]
 unsafe fn columns<S: Simd, T: Term, const M: usize>(s: S, t: Tile<T>) {
     let mut j = 0;
-    while j < PANEL {
-        let ahead = if j == 0 { t.ahead } else { Ahead::NONE };
+    while j < t.columns {
+        let ahead = if j == 0 { t.ahead } else { Share { each: 0, steps: usize::MAX, ..t.ahead } };
         let start = if t.start.is_null() { t.start } else { t.start.wrapping_add(j) };
-        // SAFETY: 2 LANES divide PANEL.
-        unsafe { registers::<S, T, M>(s, Tile { b: t.b.add(j), c: t.c.add(j), start, ahead, ..t }) }
-        j += 2 * S::LANES;
+        // SAFETY: four vectors divide PANEL.
+        unsafe {
+            let to = if t.to.0.is_null() { t.to } else { (t.to.0.add(j), t.to.1) };
+            let part = Tile { b: t.b.add(j), c: t.c.add(j), start, ahead, to, ..t };
+            if S::REGISTERS == 32 && t.columns - j > 2 * S::LANES {
+                registers::<S, T, M, 4>(s, part);
+                j += 4 * S::LANES;
+            } else {
+                registers::<S, T, M, 2>(s, part);
+                j += 2 * S::LANES;
+            }
+        }
     }
 }
 
 #[inline(always)]
-unsafe fn registers<S: Simd, T: Term, const M: usize>(s: S, t: Tile<T>) {
-    let mut acc = [[s.zero(); 2]; M];
-    // SAFETY: p < k, i < M, two vectors of columns.
+unsafe fn registers<S: Simd, T: Term, const M: usize, const V: usize>(s: S, t: Tile<T>) {
+    let mut acc = [[s.zero(); V]; M];
+    // SAFETY: p < k, i < M, V vectors of columns.
     unsafe {
         if !t.start.is_null() {
-            acc = [[s.load(t.start), s.load(t.start.add(S::LANES))]; M];
+            acc = [vectors(s, t.start); M];
         }
         let (mut a, mut b, mut p) = (t.a, t.b, 0);
-        let Ahead { from: mut ahead, run, pitch, runs } = t.ahead;
-        let parts = run.div_ceil(Ahead::STRIDE) * runs;
-        let steps = t.k.checked_div(parts).map_or(t.k, |steps| steps.max(1));
+        let Share { from: mut ahead, run, pitch, each, steps, .. } = t.ahead;
         let mut fetched = 0;
         while p < t.k {
-            if parts > 0 {
+            for _ in 0..each {
                 let mut line = 0;
-                while line < Ahead::STRIDE {
+                while line < Share::PART {
                     s.prefetch_far(ahead.wrapping_add(fetched + line));
                     line += 64;
                 }
-                fetched += Ahead::STRIDE;
+                fetched += Share::PART;
                 if fetched >= run {
                     (ahead, fetched) = (ahead.wrapping_add(pitch), 0);
                 }
             }
-            let end = t.k.min(p + steps);
-            while p < end {
-                let (b0, b1) = (T::load(s, b), T::load(s, b.add(S::LANES)));
-                let mut i = 0;
-                while i < M {
-                    let x = s.splat(*a.add(i));
-                    acc[i] = [T::add(s, acc[i][0], x, b0), T::add(s, acc[i][1], x, b1)];
-                    i += 1;
+            let end = t.k.min(p.saturating_add(steps));
+            while p + UNROLL <= end {
+                let mut u = 0;
+                while u < UNROLL {
+                    step::<S, T, M, V>(s, (a.add(u), b.add(u * PANEL)), &mut acc);
+                    u += 1;
                 }
-                (a, b) = (a.add(M), b.add(PANEL));
-                p += 1;
+                (b, p) = (b.add(UNROLL * PANEL), p + UNROLL);
+                a = a.add(if p.is_multiple_of(RUN) { M * RUN - RUN + UNROLL } else { UNROLL });
+            }
+            while p < end {
+                step::<S, T, M, V>(s, (a, b), &mut acc);
+                (a, b, p) = (a.add(1), b.add(PANEL), p + 1);
             }
         }
+        let (to, to_pitch) = if t.to.0.is_null() { (t.c, t.pitch) } else { t.to };
         let mut i = 0;
         while i < M {
             let mut v = 0;
-            while v < 2 {
+            while v < V {
                 let c = t.c.add(i * t.pitch + v * S::LANES);
                 let sum = match (T::INTEGER, t.first) {
                     (_, true) => acc[i][v],
                     (false, false) => s.add(s.load(c), acc[i][v]),
                     (true, false) => s.of_bits(s.add_i(s.bits(s.load(c)), s.bits(acc[i][v]))),
                 };
-                s.store(c, sum);
+                s.store(to.add(i * to_pitch + v * S::LANES), sum);
+                v += 1;
+            }
+            i += 1;
+        }
+    }
+}
+
+/// V vectors.
+#[inline(always)]
+unsafe fn vectors<S: Simd, T: Term, const V: usize>(s: S, from: *const T) -> [S::F; V] {
+    let mut all = [s.zero(); V];
+    let mut v = 0;
+    while v < V {
+        // SAFETY: the caller's promise.
+        all[v] = unsafe { T::load(s, from.add(v * S::LANES)) };
+        v += 1;
+    }
+    all
+}
+
+/// Adds the products of one step; asks for what a later one needs, since a panel is larger than the first cache.
+#[inline(always)]
+unsafe fn step<S: Simd, T: Term, const M: usize, const V: usize>(
+    s: S,
+    (a, b): (*const f32, *const T),
+    acc: &mut [[S::F; V]; M],
+) {
+    // SAFETY: the caller has M numbers of x and a step of the panel.
+    unsafe {
+        let columns = vectors::<S, T, V>(s, b);
+        let mut line = 0;
+        while line < V * S::LANES * size_of::<T>() {
+            s.prefetch(b.wrapping_add(LATER * PANEL).cast::<u8>().wrapping_add(line));
+            line += 64;
+        }
+        let mut i = 0;
+        while i < M {
+            let x = s.splat(*a.add(i * RUN));
+            let mut v = 0;
+            while v < V {
+                acc[i][v] = T::add(s, acc[i][v], x, columns[v]);
                 v += 1;
             }
             i += 1;

@@ -1,19 +1,19 @@
 //! A weight as the kernels read it: rows of any dtype and strides, or packed in panels.
 //!
-//! The packed form `panel32` of a float weight keeps its dtype and its size:
+//! The packed form `panel64` of a float weight keeps its dtype and its size:
 //!
 //! ```text
-//! [panel of rows 0..32][panel of rows 32..64] .. [the last rows, fewer]
-//! panel: [k][width]     width = 32, or what is left in the last
+//! [panel of rows 0..64][panel of rows 64..128] .. [the last rows, fewer]
+//! panel: [k][width]     width = 64, or what is left in the last
 //! ```
 //!
-//! That of an i8 weight is `quads32`: [`bytes`].
+//! That of an i8 weight is `quads64`, and a bf16 weight has also `pairs64`: [`words`].
 
 use std::{mem::MaybeUninit, ops::Range};
 
 use super::{
-    bytes,
     tile::{Ahead, BLOCK, PANEL},
+    words,
 };
 use crate::{
     backend::Packing,
@@ -27,13 +27,17 @@ use crate::{
     layout::Spec,
 };
 
+/// Bytes between what is read of a row and what is asked for.
+const AHEAD: usize = 1024;
+
 /// One matrix `[n, k]` of a weight operand.
 #[derive(Clone, Copy)]
 pub(crate) struct Weight<'a> {
     pub(crate) tensor: Tensor<'a>,
     /// Element at which the matrix begins.
     pub(crate) offset: usize,
-    pub(crate) packed: bool,
+    /// Elements from a packed row to the next, where it is packed.
+    pub(crate) packed: Option<usize>,
     /// f32 scales per 128 x 128 block, multiplied in.
     pub(crate) scales: Option<Tensor<'a>>,
 }
@@ -58,10 +62,10 @@ impl<'a> Weight<'a> {
 
     /// The panel that begins with row `j`, from its k-th element on, where it lies in memory as the tile reads it.
     pub(super) fn ready_panel<T>(&self, j: usize, k: usize) -> Option<*const T> {
-        (self.packed && self.n() - j >= PANEL).then(|| self.element(j * self.k() + k * PANEL))
+        (self.packed.is_some() && self.n() - j >= PANEL).then(|| self.element(j * self.k() + k * PANEL))
     }
 
-    /// The memory of rows `j .. j + 32`, elements `k` of each, where a kernel does well to ask for it before it reads them.
+    /// The memory of rows `j .. j + 64`, elements `k` of each, where a kernel does well to ask for it before it reads them.
     pub(super) fn ahead(&self, j: usize, k: Range<usize>) -> Ahead {
         let (spec, dtype) = (self.tensor.spec, self.tensor.dtype());
         if j >= self.n() {
@@ -69,8 +73,8 @@ impl<'a> Weight<'a> {
         }
         let rows = (self.n() - j).min(PANEL);
         let bytes = |elements: usize| dtype.bytes(elements).unwrap_or(0);
-        if self.packed {
-            let from = self.element::<u8>(j * packed_length(dtype, self.k()) + k.start * rows);
+        if let Some(length) = self.packed {
+            let from = self.element::<u8>(j * length + k.start * rows);
             return Ahead { from, run: bytes(k.len() * rows), pitch: 0, runs: 1 };
         }
         if spec.stride(0) != 1 {
@@ -87,7 +91,10 @@ impl<'a> Weight<'a> {
     #[inline(always)]
     pub(super) unsafe fn row<S: Simd>(&self, s: S, j: usize, k: Range<usize>, out: *mut f32) {
         let spec = self.tensor.spec;
-        let from = self.element(j * spec.stride(1) + k.start * spec.stride(0));
+        let from: *const u8 = self.element(j * spec.stride(1) + k.start * spec.stride(0));
+        for line in (0..self.tensor.dtype().bytes(k.len()).unwrap_or(0)).step_by(64) {
+            s.prefetch(from.wrapping_add(AHEAD + line));
+        }
         // SAFETY: the caller's promise.
         unsafe {
             decode_strided(s, self.tensor.dtype(), from, spec.stride(0), out, k.len());
@@ -100,7 +107,7 @@ impl<'a> Weight<'a> {
         }
     }
 
-    /// Rows `j .. j + 32` (zeros beyond the last), elements `k` of each, as a panel of f32.
+    /// Rows `j .. j + 64` (zeros beyond the last), elements `k` of each, as a panel of f32.
     ///
     /// # Safety
     /// The range exists and is at most BLOCK long; `out` has room for a panel of it.
@@ -113,11 +120,11 @@ impl<'a> Weight<'a> {
             if width < PANEL {
                 out.write_bytes(0, k.len() * PANEL);
             }
-            if self.packed && dtype == DType::I8 {
+            if self.packed.is_some() && dtype == DType::I8 {
                 return self.quads(s, j, k, width, out);
             }
-            let across = !self.packed && dtype.is_float() && spec.stride(1) == 1 && self.scales.is_none();
-            if self.packed || across {
+            let across = self.packed.is_none() && dtype.is_float() && spec.stride(1) == 1 && self.scales.is_none();
+            if self.packed.is_some() || across {
                 for p in k.clone() {
                     let e = if across { j + p * spec.stride(0) } else { j * self.k() + p * width };
                     row::read(s, dtype, self.element(e), 1, out.add((p - k.start) * PANEL), width);
@@ -146,12 +153,12 @@ impl<'a> Weight<'a> {
         }
     }
 
-    /// As `panel`, from `quads32`.
+    /// As `panel`, from `quads64`.
     #[inline(always)]
     unsafe fn quads<S: Simd>(&self, s: S, j: usize, k: Range<usize>, width: usize, out: *mut f32) {
         // SAFETY: the caller's promise; rows of a quad are `width` apart.
         unsafe {
-            let from = self.element::<[i8; 4]>(j * packed_length(DType::I8, self.k()) + k.start * width);
+            let from = self.element::<[i8; 4]>(j * words::length::<1>(self.k()) + k.start * width);
             for at in (0..k.len()).step_by(4) {
                 let (from, to) = (from.add(at / 4 * width), out.add(at * PANEL));
                 // Blocks of scales are 128 rows by 128 columns.
@@ -177,25 +184,25 @@ impl<'a> Weight<'a> {
     }
 }
 
-/// Elements from a packed row to the next.
-pub(crate) fn packed_length(dtype: DType, k: usize) -> usize {
-    if dtype == DType::I8 { k.next_multiple_of(4) } else { k }
+/// Elements from a packed row to the next, in the forms that [`pack`] makes.
+pub(super) fn packed_length(dtype: DType, k: usize) -> usize {
+    if dtype == DType::I8 { words::length::<1>(k) } else { k }
 }
 
 /// The packed form of a weight, where it has one: floats and i8, and panels that do not straddle matrices.
 pub(crate) fn packing(spec: &Spec) -> Option<Packing> {
     if spec.dtype() == DType::I8 {
-        return bytes::packing(spec);
+        return words::packing(spec);
     }
     let matrices = spec.rows() / spec.dim(1).max(1);
     let fits = spec.dtype().is_float() && (matrices <= 1 || spec.dim(1).is_multiple_of(PANEL));
-    fits.then(|| Packing { name: "panel32", bytes: spec.bytes(), rows: PANEL })
+    fits.then(|| Packing { name: "panel64", bytes: spec.bytes(), rows: PANEL })
 }
 
 /// Packs rows of a weight: [`Plan::pack`](crate::backend::Plan::pack).
-pub(crate) fn pack(isa: Isa, rows: Range<usize>, plain: Tensor, packed: Tensor, pool: &mut Pool) {
+pub(super) fn pack(isa: Isa, rows: Range<usize>, plain: Tensor, packed: Tensor, pool: &mut Pool) {
     if packed.dtype() == DType::I8 {
-        return bytes::pack(isa, rows, plain, packed, pool);
+        return words::pack(isa, rows, plain, packed, pool);
     }
     let (total, k) = (packed.spec.rows(), packed.spec.dim(0));
     pool.run(rows.len().div_ceil(PANEL), |panel, _| {

@@ -1,48 +1,59 @@
-//! 256-bit vectors: AVX2 with FMA and F16C.
+//! 256-bit vectors: AVX2 with FMA and F16C, and with the dot products of bytes that newer processors without AVX-512 add (AVX-VNNI).
+//!
+//! [`Avx2`] is one type for both, which differ in [`Simd::dot`] and its kin alone.
 
 use std::arch::x86_64::*;
 
-use super::Simd;
+use super::{Simd, Wide};
 
 /// Proof that the processor has the instructions: made by `detect` alone.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Avx2(());
+pub(crate) struct Avx2<const VNNI: bool>(());
 
-impl Avx2 {
+impl<const VNNI: bool> Avx2<VNNI> {
     /// The proof, where the processor and the system have them.
-    pub(crate) fn detect() -> Option<Avx2> {
+    pub(crate) fn detect() -> Option<Avx2<VNNI>> {
         let found =
             is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c");
-        found.then_some(Avx2(()))
+        (found && (!VNNI || is_x86_feature_detected!("avxvnni"))).then_some(Avx2(()))
     }
 
     /// Runs `f`, which is inlined here, compiled with the instructions.
     #[inline(always)]
     pub(crate) fn enter<R>(self, f: impl FnOnce() -> R) -> R {
-        #[target_feature(enable = "avx2,fma,f16c")]
-        fn inner<R>(f: impl FnOnce() -> R) -> R {
-            f()
-        }
-        // SAFETY: `self` exists only where the instructions were detected.
-        unsafe { inner(f) }
+        if VNNI { compiled!("avx2,fma,f16c,avxvnni", f) } else { compiled!("avx2,fma,f16c", f) }
     }
 }
 
-impl Simd for Avx2 {
+impl<const VNNI: bool> Simd for Avx2<VNNI> {
     const LANES: usize = 8;
+    const DOTS: bool = true;
+    const SIGNED: bool = !VNNI;
     type F = __m256;
     type I = __m256i;
     type M = __m256;
+    type Wide = Wide<Self, 2>;
+
+    #[inline(always)]
+    fn wide(self) -> Self::Wide {
+        Wide(self)
+    }
 
     #[inline(always)]
     fn outline<R>(self, f: impl FnOnce() -> R) -> R {
-        #[target_feature(enable = "avx2,fma,f16c")]
-        #[inline(never)]
-        fn inner<R>(f: impl FnOnce() -> R) -> R {
-            f()
+        if VNNI {
+            compiled!(
+                #[inline(never)]
+                "avx2,fma,f16c,avxvnni",
+                f
+            )
+        } else {
+            compiled!(
+                #[inline(never)]
+                "avx2,fma,f16c",
+                f
+            )
         }
-        // SAFETY: `self` proves that the processor has the instructions.
-        unsafe { inner(f) }
     }
 
     memory! {
@@ -68,6 +79,19 @@ impl Simd for Avx2 {
         load_i8(p: *const i8) -> __m256i = _mm256_cvtepi8_epi32(_mm_loadl_epi64(p.cast()));
         load_u8(p: *const u8) -> __m256i = _mm256_cvtepu8_epi32(_mm_loadl_epi64(p.cast()));
         gather(p: *const f32, index: __m256i) -> __m256 = _mm256_i32gather_ps::<4>(p, index);
+    }
+
+    #[inline(always)]
+    unsafe fn load_runs<const RUN: usize>(self, p: *const u8, step: usize) -> __m256i {
+        // SAFETY: `self` proves that the processor has the instructions; the caller answers for the pointer.
+        unsafe {
+            if RUN == 32 {
+                return _mm256_loadu_si256(p.cast());
+            }
+            debug_assert!(RUN == 16);
+            let low = _mm256_castsi128_si256(_mm_loadu_si128(p.cast()));
+            _mm256_inserti128_si256::<1>(low, _mm_loadu_si128(p.add(step).cast()))
+        }
     }
 
     #[inline(always)]
@@ -105,6 +129,13 @@ impl Simd for Avx2 {
             }
             columns!(0 1 2 3);
         }
+    }
+
+    // |a| is at most 128, and b with its sign at most 127: a pair of products is at most 2 * 128 * 127 < 2^15.
+    #[inline(always)]
+    fn dot_signed(self, c: __m256i, a: __m256i, b: __m256i) -> __m256i {
+        // SAFETY: `self` proves that the processor has the instructions.
+        unsafe { self.dot_small(c, _mm256_abs_epi8(a), _mm256_sign_epi8(b, a)) }
     }
 
     #[inline(always)]
@@ -151,12 +182,26 @@ impl Simd for Avx2 {
         sub_i(a: __m256i, b: __m256i) -> __m256i = _mm256_sub_epi32(a, b);
         mul_i(a: __m256i, b: __m256i) -> __m256i = _mm256_mullo_epi32(a, b);
         // Pairs of products of all eight bits would not fit 16: seven bits do, and the eighth by itself.
-        dot(c: __m256i, u: __m256i, i: __m256i) -> __m256i = {
+        dot(c: __m256i, u: __m256i, i: __m256i) -> __m256i = if VNNI {
+            _mm256_dpbusd_avx_epi32(c, u, i)
+        } else {
             let low = _mm256_maddubs_epi16(_mm256_and_si256(u, _mm256_set1_epi8(127)), i);
             let bit = _mm256_and_si256(_mm256_srli_epi16::<7>(u), _mm256_set1_epi8(1));
             let high = _mm256_madd_epi16(_mm256_maddubs_epi16(bit, i), _mm256_set1_epi16(128));
             _mm256_add_epi32(_mm256_add_epi32(c, high), _mm256_madd_epi16(low, _mm256_set1_epi16(1)))
         };
+        dot_small(c: __m256i, u: __m256i, i: __m256i) -> __m256i = if VNNI {
+            _mm256_dpbusd_avx_epi32(c, u, i)
+        } else {
+            _mm256_add_epi32(c, _mm256_madd_epi16(_mm256_maddubs_epi16(u, i), _mm256_set1_epi16(1)))
+        };
+        narrow(from: [__m256i; 4]) -> __m256i = {
+            let [a, b, c, d] = from;
+            let v = _mm256_packs_epi16(_mm256_packs_epi32(a, b), _mm256_packs_epi32(c, d));
+            // Each 128-bit lane has four bytes of each vector.
+            _mm256_permutevar8x32_epi32(v, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7))
+        };
+        permute(a: __m256, index: __m256i) -> __m256 = _mm256_permutevar8x32_ps(a, index);
         multiply_add_16(n: __m256i, a: __m256i, b: __m256i) -> __m256i = _mm256_add_epi16(_mm256_mullo_epi16(n, a), b);
         min_u8(a: __m256i, b: __m256i) -> __m256i = _mm256_min_epu8(a, b);
         max_u8(a: __m256i, b: __m256i) -> __m256i = _mm256_max_epu8(a, b);

@@ -1,16 +1,18 @@
-//! 512-bit vectors: AVX-512 F, BW, DQ, VL and VNNI, with AVX2's companions.
+//! 512-bit vectors: AVX-512 F, BW, DQ, VL and VNNI, with AVX2's companions, and with the dot products of bf16 pairs (AVX512_BF16).
+//!
+//! [`Avx512`] is one type for both, which differ in [`Simd::dot_bf16`] alone.
 
 use std::arch::x86_64::*;
 
-use super::Simd;
+use super::{Simd, dot_bf16};
 
 /// Proof that the processor has the instructions: made by `detect` alone.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Avx512(());
+pub(crate) struct Avx512<const BF16: bool>(());
 
-impl Avx512 {
+impl<const BF16: bool> Avx512<BF16> {
     /// The proof, where the processor and the system have them.
-    pub(crate) fn detect() -> Option<Avx512> {
+    pub(crate) fn detect() -> Option<Avx512<BF16>> {
         let found = is_x86_feature_detected!("avx512f")
             && is_x86_feature_detected!("avx512bw")
             && is_x86_feature_detected!("avx512dq")
@@ -19,37 +21,50 @@ impl Avx512 {
             && is_x86_feature_detected!("avx2")
             && is_x86_feature_detected!("fma")
             && is_x86_feature_detected!("f16c");
-        found.then_some(Avx512(()))
+        (found && (!BF16 || is_x86_feature_detected!("avx512bf16"))).then_some(Avx512(()))
     }
 
     /// Runs `f`, which is inlined here, compiled with the instructions.
     #[inline(always)]
     pub(crate) fn enter<R>(self, f: impl FnOnce() -> R) -> R {
-        #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
-        fn inner<R>(f: impl FnOnce() -> R) -> R {
-            f()
+        if BF16 {
+            compiled!("avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512bf16,avx2,fma,f16c", f)
+        } else {
+            compiled!("avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c", f)
         }
-        // SAFETY: `self` exists only where the instructions were detected.
-        unsafe { inner(f) }
     }
 }
 
-impl Simd for Avx512 {
+impl<const BF16: bool> Simd for Avx512<BF16> {
     const LANES: usize = 16;
+    const REGISTERS: usize = 32;
     const DOTS: bool = true;
+    const PAIRS: bool = BF16;
     type F = __m512;
     type I = __m512i;
     type M = __mmask16;
+    type Wide = Self;
+
+    #[inline(always)]
+    fn wide(self) -> Self {
+        self
+    }
 
     #[inline(always)]
     fn outline<R>(self, f: impl FnOnce() -> R) -> R {
-        #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
-        #[inline(never)]
-        fn inner<R>(f: impl FnOnce() -> R) -> R {
-            f()
+        if BF16 {
+            compiled!(
+                #[inline(never)]
+                "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512bf16,avx2,fma,f16c",
+                f
+            )
+        } else {
+            compiled!(
+                #[inline(never)]
+                "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c",
+                f
+            )
         }
-        // SAFETY: `self` proves that the processor has the instructions.
-        unsafe { inner(f) }
     }
 
     memory! {
@@ -98,13 +113,7 @@ impl Simd for Avx512 {
     #[inline(always)]
     unsafe fn transpose(self, from: *const f32, from_pitch: usize, to: *mut f32, to_pitch: usize) {
         // SAFETY: the caller's promise.
-        unsafe { transpose(from, from_pitch, to, to_pitch, !0) }
-    }
-
-    #[inline(always)]
-    unsafe fn transpose_some(self, from: *const f32, from_pitch: usize, to: *mut f32, rows: usize) {
-        // SAFETY: the caller's promise.
-        unsafe { transpose(from, from_pitch, to, rows, first(rows)) }
+        unsafe { transpose(from, from_pitch, to, to_pitch) }
     }
 
     #[inline(always)]
@@ -157,6 +166,21 @@ impl Simd for Avx512 {
     fn look_up(self, table: &[i8; 16], index: __m512i) -> __m512i {
         // SAFETY: `self` proves that the processor has the instructions; the table is 16 bytes.
         unsafe { _mm512_shuffle_epi8(_mm512_broadcast_i32x4(_mm_loadu_si128(table.as_ptr().cast())), index) }
+    }
+
+    #[inline(always)]
+    fn dot_bf16(self, c: __m512, a: __m512i, b: __m512i) -> __m512 {
+        // SAFETY: `self` proves that the processor has the instructions; vectors of bf16 are made of any bits.
+        unsafe {
+            if BF16 {
+                return _mm512_dpbf16_ps(
+                    c,
+                    std::mem::transmute::<__m512i, __m512bh>(a),
+                    std::mem::transmute::<__m512i, __m512bh>(b),
+                );
+            }
+            dot_bf16(self, c, a, b)
+        }
     }
 
     #[inline(always)]
@@ -246,12 +270,12 @@ fn first(n: usize) -> __mmask16 {
     ((1u32 << n.min(16)) - 1) as __mmask16
 }
 
-/// `to[j][i] = from[i][j]` of 16 by 16, for the lanes i of the mask.
+/// `to[j][i] = from[i][j]` of 16 by 16.
 ///
 /// # Safety
 /// The processor has the instructions; both squares are there, and apart.
 #[inline(always)]
-unsafe fn transpose(from: *const f32, from_pitch: usize, to: *mut f32, to_pitch: usize, lanes: __mmask16) {
+unsafe fn transpose(from: *const f32, from_pitch: usize, to: *mut f32, to_pitch: usize) {
     // SAFETY: the caller's promise.
     unsafe {
         let mut r = [_mm512_setzero_ps(); 16];
@@ -281,10 +305,10 @@ unsafe fn transpose(from: *const f32, from_pitch: usize, to: *mut f32, to_pitch:
                 let (a, b, d, e) = (four!($c, 0), four!($c, 4), four!($c, 8), four!($c, 12));
                 let (x0, x1) = (_mm512_shuffle_f32x4::<0x88>(a, b), _mm512_shuffle_f32x4::<0x88>(d, e));
                 let (y0, y1) = (_mm512_shuffle_f32x4::<0xdd>(a, b), _mm512_shuffle_f32x4::<0xdd>(d, e));
-                _mm512_mask_storeu_ps(to.add($c * to_pitch), lanes, _mm512_shuffle_f32x4::<0x88>(x0, x1));
-                _mm512_mask_storeu_ps(to.add((4 + $c) * to_pitch), lanes, _mm512_shuffle_f32x4::<0x88>(y0, y1));
-                _mm512_mask_storeu_ps(to.add((8 + $c) * to_pitch), lanes, _mm512_shuffle_f32x4::<0xdd>(x0, x1));
-                _mm512_mask_storeu_ps(to.add((12 + $c) * to_pitch), lanes, _mm512_shuffle_f32x4::<0xdd>(y0, y1));
+                _mm512_storeu_ps(to.add($c * to_pitch), _mm512_shuffle_f32x4::<0x88>(x0, x1));
+                _mm512_storeu_ps(to.add((4 + $c) * to_pitch), _mm512_shuffle_f32x4::<0x88>(y0, y1));
+                _mm512_storeu_ps(to.add((8 + $c) * to_pitch), _mm512_shuffle_f32x4::<0xdd>(x0, x1));
+                _mm512_storeu_ps(to.add((12 + $c) * to_pitch), _mm512_shuffle_f32x4::<0xdd>(y0, y1));
             )*};
         }
         columns!(0 1 2 3);

@@ -30,6 +30,19 @@ macro_rules! memory {
     };
 }
 
+/// A function that calls `f`, compiled with the instructions: where a value of a type proves that they were detected.
+#[cfg(target_arch = "x86_64")]
+macro_rules! compiled {
+    ($(#[$inline:meta])* $features:literal, $f:ident) => {{
+        #[target_feature(enable = $features)]
+        $(#[$inline])*
+        fn inner<R>(f: impl FnOnce() -> R) -> R {
+            f()
+        }
+        // SAFETY: a value of the type exists only where the instructions were detected.
+        unsafe { inner($f) }
+    }};
+}
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
@@ -42,6 +55,7 @@ pub(crate) mod math;
 mod neon;
 pub(crate) mod row;
 mod scalar;
+mod wide;
 
 #[cfg(target_arch = "x86_64")]
 pub(crate) use {
@@ -55,6 +69,7 @@ pub(crate) use neon::{DOTPROD, I8MM, Neon, PLAIN};
 
 pub(crate) use element::{Element, element};
 pub(crate) use scalar::Scalar;
+use wide::Wide;
 
 /// The widest vector in lanes.
 const WIDEST: usize = 16;
@@ -63,14 +78,23 @@ const WIDEST: usize = 16;
 pub(crate) trait Simd: Copy + std::fmt::Debug + Send + Sync + 'static {
     /// Lanes of a vector.
     const LANES: usize;
-    /// True where `dot` is an instruction.
+    /// Vector registers.
+    const REGISTERS: usize = 16;
+    /// True where products of bytes are faster than those of f32.
     const DOTS: bool = false;
+    /// True where `dot_signed` takes less than `dot`.
+    const SIGNED: bool = false;
+    /// True where products of bf16 have instructions of their own.
+    const PAIRS: bool = false;
     /// f32 lanes.
     type F: Copy;
     /// i32 lanes.
     type I: Copy;
     /// A yes or no per lane.
     type M: Copy;
+    /// The same set with vectors of 64 bytes, which are several registers where those are shorter.
+    type Wide: Simd;
+    fn wide(self) -> Self::Wide;
 
     /// Calls `f` as a function of its own, compiled with the instructions: for large bodies with several callers.
     fn outline<R>(self, f: impl FnOnce() -> R) -> R;
@@ -180,22 +204,6 @@ pub(crate) trait Simd: Copy + std::fmt::Debug + Send + Sync + 'static {
         }
     }
 
-    /// The same for the first `rows` rows, which come to lie without gaps: `to[j * rows + i] = from[i][j]`.
-    /// # Safety
-    /// The square is there, and apart; `to` has room for LANES more elements.
-    #[inline(always)]
-    unsafe fn transpose_some(self, from: *const f32, from_pitch: usize, to: *mut f32, rows: usize) {
-        let mut square = std::mem::MaybeUninit::<[f32; WIDEST * WIDEST]>::uninit();
-        let square = square.as_mut_ptr().cast::<f32>();
-        // SAFETY: the caller's promise; what a vector writes beyond its row is overwritten by the next one.
-        unsafe {
-            self.transpose(from, from_pitch, square, Self::LANES);
-            for j in 0..Self::LANES {
-                self.store(to.add(j * rows), self.load(square.add(j * Self::LANES)));
-            }
-        }
-    }
-
     fn add(self, a: Self::F, b: Self::F) -> Self::F;
     fn sub(self, a: Self::F, b: Self::F) -> Self::F;
     fn mul(self, a: Self::F, b: Self::F) -> Self::F;
@@ -234,6 +242,27 @@ pub(crate) trait Simd: Copy + std::fmt::Debug + Send + Sync + 'static {
         let p2 = self.mul_i(self.and(self.shr::<16>(u), byte), self.sar::<24>(self.shl::<8>(i)));
         let p3 = self.mul_i(self.shr::<24>(u), self.sar::<24>(i));
         self.add_i(c, self.add_i(self.add_i(p0, p1), self.add_i(p2, p3)))
+    }
+    /// As `dot`, where no byte of `u` is above 127, and none of `i` is -128.
+    #[inline(always)]
+    fn dot_small(self, c: Self::I, u: Self::I, i: Self::I) -> Self::I {
+        self.dot(c, u, i)
+    }
+    /// As `dot`, where both are signed, and no byte of `b` is -128.
+    #[inline(always)]
+    fn dot_signed(self, c: Self::I, a: Self::I, b: Self::I) -> Self::I {
+        let zero = self.splat_i(0);
+        self.sub_i(self.dot(c, self.shift_bytes(a), b), self.dot(zero, self.shift_bytes(zero), b))
+    }
+    /// Adds to each lane of `c` the products of its two bf16 of `a` with those of `b`; subnormal numbers may count as zeros.
+    #[inline(always)]
+    fn dot_bf16(self, c: Self::F, a: Self::I, b: Self::I) -> Self::F {
+        dot_bf16(self, c, a, b)
+    }
+    /// Unsigned bytes less 128, signed; or signed ones and 128, unsigned.
+    #[inline(always)]
+    fn shift_bytes(self, a: Self::I) -> Self::I {
+        self.xor(a, self.splat_i(0x8080_8080u32 as i32))
     }
     /// `n * a + b` of 16-bit lanes; wraps.
     #[inline(always)]
@@ -350,18 +379,26 @@ pub(crate) trait Simd: Copy + std::fmt::Debug + Send + Sync + 'static {
     }
 }
 
+/// [`Simd::dot_bf16`] in f32.
+#[inline(always)]
+fn dot_bf16<S: Simd>(s: S, c: S::F, a: S::I, b: S::I) -> S::F {
+    let low = s.fma(s.of_bits(s.shl::<16>(a)), s.of_bits(s.shl::<16>(b)), c);
+    let high = s.splat_i(0xffff_0000u32 as i32);
+    s.fma(s.of_bits(s.and(a, high)), s.of_bits(s.and(b, high)), low)
+}
+
 /// `simd!(isa, s => expression)`: the expression compiled for the instruction set, with `s` its [`Simd`] value.
 macro_rules! simd {
     ($isa:expr, $s:ident => $body:expr) => {
         match $isa {
             $crate::cpu::simd::Isa::Scalar($s) => $body,
             #[cfg(target_arch = "x86_64")]
-            $crate::cpu::simd::Isa::Avx2($s) => $s.enter(
+            $crate::cpu::simd::Isa::Avx2($s) | $crate::cpu::simd::Isa::AvxVnni($s, _) => $s.enter(
                 #[inline(always)]
                 || $body,
             ),
             #[cfg(target_arch = "x86_64")]
-            $crate::cpu::simd::Isa::Avx512($s) => $s.enter(
+            $crate::cpu::simd::Isa::Avx512($s) | $crate::cpu::simd::Isa::Avx512Bf16($s, _) => $s.enter(
                 #[inline(always)]
                 || $body,
             ),
@@ -385,6 +422,36 @@ macro_rules! simd {
 }
 pub(crate) use simd;
 
+/// As [`simd!`], for algorithms that multiply bytes: also for the sets that have nothing else of their own.
+macro_rules! dots {
+    ($isa:expr, $s:ident => $body:expr) => {
+        match $isa {
+            #[cfg(target_arch = "x86_64")]
+            $crate::cpu::simd::Isa::AvxVnni(_, $s) => $s.enter(
+                #[inline(always)]
+                || $body,
+            ),
+            isa => $crate::cpu::simd::simd!(isa, $s => $body),
+        }
+    };
+}
+pub(crate) use dots;
+
+/// As [`simd!`], for algorithms that multiply bf16.
+macro_rules! pairs {
+    ($isa:expr, $s:ident => $body:expr) => {
+        match $isa {
+            #[cfg(target_arch = "x86_64")]
+            $crate::cpu::simd::Isa::Avx512Bf16(_, $s) => $s.enter(
+                #[inline(always)]
+                || $body,
+            ),
+            isa => $crate::cpu::simd::simd!(isa, $s => $body),
+        }
+    };
+}
+pub(crate) use pairs;
+
 /// The instruction set in use: what was detected, or less.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Isa {
@@ -392,10 +459,16 @@ pub(crate) enum Isa {
     Scalar(Scalar),
     /// AVX2, FMA, F16C.
     #[cfg(target_arch = "x86_64")]
-    Avx2(Avx2),
+    Avx2(Avx2<false>),
+    /// AVX2 and what AVX-VNNI adds to it.
+    #[cfg(target_arch = "x86_64")]
+    AvxVnni(Avx2<false>, Avx2<true>),
     /// AVX-512 F, BW, DQ, VL, VNNI.
     #[cfg(target_arch = "x86_64")]
-    Avx512(Avx512),
+    Avx512(Avx512<false>),
+    /// AVX-512 and AVX512_BF16.
+    #[cfg(target_arch = "x86_64")]
+    Avx512Bf16(Avx512<false>, Avx512<true>),
     /// NEON.
     #[cfg(target_arch = "aarch64")]
     Neon(Neon<PLAIN>),
@@ -408,12 +481,14 @@ pub(crate) enum Isa {
 }
 
 impl Isa {
-    /// Every set this processor has, best first.
+    /// Every set this processor has, best first (`avx512bf16` may lose to `avx512`: [`Isa::detect`]).
     pub(crate) fn available() -> Vec<Isa> {
         let mut all = Vec::new();
         #[cfg(target_arch = "x86_64")]
         {
+            all.extend(Avx512::detect().zip(Avx512::detect()).map(|(s, pairs)| Isa::Avx512Bf16(s, pairs)));
             all.extend(Avx512::detect().map(Isa::Avx512));
+            all.extend(Avx2::detect().zip(Avx2::detect()).map(|(s, dots)| Isa::AvxVnni(s, dots)));
             all.extend(Avx2::detect().map(Isa::Avx2));
         }
         #[cfg(target_arch = "aarch64")]
@@ -430,26 +505,40 @@ impl Isa {
     pub(crate) fn detect() -> Isa {
         let all = Isa::available();
         let wanted = std::env::var("TESELA_ISA").unwrap_or_default();
-        all.iter().find(|i| i.name() == wanted).or(all.first()).copied().unwrap_or(Isa::Scalar(Scalar))
+        let best = || all.iter().find(|i| !i.pairs() || super::peaks::pairs_are_faster());
+        all.iter().find(|i| i.name() == wanted).or_else(best).copied().unwrap_or(Isa::Scalar(Scalar))
     }
 
-    /// True where 8-bit integers have a dot product of their own, of vectors of 64 bytes: what the kernels of quantized weights are written for.
+    /// True where products of bytes are faster than those of f32.
     pub(crate) fn dots(self) -> bool {
         #[inline(always)]
         fn dots<S: Simd>(_: S) -> bool {
-            S::DOTS && S::LANES == 16
+            S::DOTS
         }
         simd!(self, s => dots(s))
     }
 
-    /// `scalar`, `avx2`, `avx512`, `neon`, `neon-dotprod`, `neon-i8mm`: the last part of kernels' names.
+    /// True where products of bf16 have instructions of their own.
+    pub(crate) fn pairs(self) -> bool {
+        #[inline(always)]
+        fn pairs<S: Simd>(_: S) -> bool {
+            S::PAIRS
+        }
+        pairs!(self, s => pairs(s))
+    }
+
+    /// `scalar`, `avx2`, `avxvnni`, `avx512`, `avx512bf16`, `neon`, `neon-dotprod`, `neon-i8mm`: the last part of kernels' names.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Isa::Scalar(_) => "scalar",
             #[cfg(target_arch = "x86_64")]
             Isa::Avx2(_) => "avx2",
             #[cfg(target_arch = "x86_64")]
+            Isa::AvxVnni(..) => "avxvnni",
+            #[cfg(target_arch = "x86_64")]
             Isa::Avx512(_) => "avx512",
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512Bf16(..) => "avx512bf16",
             #[cfg(target_arch = "aarch64")]
             Isa::Neon(_) => "neon",
             #[cfg(target_arch = "aarch64")]

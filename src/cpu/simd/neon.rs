@@ -6,7 +6,7 @@
 
 use std::arch::{aarch64::*, asm};
 
-use super::Simd;
+use super::{Simd, Wide};
 
 /// Bytes are widened before they are multiplied.
 pub(crate) const PLAIN: u8 = 0;
@@ -45,10 +45,18 @@ impl<const LEVEL: u8> Neon<LEVEL> {
 
 impl<const LEVEL: u8> Simd for Neon<LEVEL> {
     const LANES: usize = 4;
+    const REGISTERS: usize = 32;
     const DOTS: bool = LEVEL >= DOTPROD;
+    const SIGNED: bool = true;
     type F = float32x4_t;
     type I = int32x4_t;
     type M = uint32x4_t;
+    type Wide = Wide<Self, 4>;
+
+    #[inline(always)]
+    fn wide(self) -> Self::Wide {
+        Wide(self)
+    }
 
     #[inline(always)]
     fn outline<R>(self, f: impl FnOnce() -> R) -> R {
@@ -128,6 +136,11 @@ impl<const LEVEL: u8> Simd for Neon<LEVEL> {
         unsafe { asm!("prfm pldl2keep, [{}]", in(reg) p, options(nostack, preserves_flags, readonly)) }
     }
 
+    #[inline(always)]
+    fn dot_small(self, c: int32x4_t, u: int32x4_t, i: int32x4_t) -> int32x4_t {
+        self.dot_signed(c, u, i)
+    }
+
     lanes! {
         splat(x: f32) -> float32x4_t = vdupq_n_f32(x);
         splat_i(x: i32) -> int32x4_t = vdupq_n_s32(x);
@@ -171,6 +184,14 @@ impl<const LEVEL: u8> Simd for Neon<LEVEL> {
                 sdot(sdot(c, half, i), half, i)
             }
             _ => usdot(c, u, i),
+        };
+        dot_signed(c: int32x4_t, a: int32x4_t, b: int32x4_t) -> int32x4_t = match LEVEL {
+            PLAIN => {
+                let (a, b) = (vreinterpretq_s8_s32(a), vreinterpretq_s8_s32(b));
+                let (low, high) = (vmull_s8(vget_low_s8(a), vget_low_s8(b)), vmull_high_s8(a, b));
+                vaddq_s32(c, vpaddq_s32(vpaddlq_s16(low), vpaddlq_s16(high)))
+            }
+            _ => sdot(c, a, b),
         };
         look_up(table: &[i8; 16], index: int32x4_t) -> int32x4_t =
             vreinterpretq_s32_s8(vqtbl1q_s8(vld1q_s8(table.as_ptr()), vreinterpretq_u8_s32(index)));

@@ -2,7 +2,7 @@
 
 use half::f16;
 
-use super::Simd;
+use super::{Simd, Wide};
 
 /// Always there.
 #[derive(Debug, Clone, Copy)]
@@ -25,6 +25,12 @@ impl Simd for Scalar {
     type F = [f32; N];
     type I = [i32; N];
     type M = [bool; N];
+    type Wide = Wide<Self, 4>;
+
+    #[inline(always)]
+    fn wide(self) -> Self::Wide {
+        Wide(self)
+    }
 
     #[inline(never)]
     fn outline<R>(self, f: impl FnOnce() -> R) -> R {

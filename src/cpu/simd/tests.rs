@@ -8,17 +8,9 @@ fn squares_are_transposed() {
     for isa in Isa::available() {
         let mut to = [0f32; 400];
         // SAFETY: no square is larger than 16 by 16, and both have rows of 20.
-        let n = simd!(isa, s => unsafe { turn(s, from.as_ptr(), to.as_mut_ptr()) });
+        let n = dots!(isa, s => unsafe { turn(s, from.as_ptr(), to.as_mut_ptr()) });
         for (i, j) in (0..n).flat_map(|i| (0..n).map(move |j| (i, j))) {
             assert_eq!(to[j * 20 + i], from[i * 20 + j], "{}", isa.name());
-        }
-        for rows in 2..=n {
-            let mut to = [-1f32; 272];
-            // SAFETY: no square is larger than 16 by 16, and there is room for a vector more.
-            simd!(isa, s => unsafe { s.transpose_some(from.as_ptr(), 20, to.as_mut_ptr(), rows) });
-            for (i, j) in (0..rows).flat_map(|i| (0..n).map(move |j| (i, j))) {
-                assert_eq!(to[j * rows + i], from[i * 20 + j], "{} {rows}", isa.name());
-            }
         }
     }
 }
@@ -31,15 +23,123 @@ fn bytes_are_multiplied_by_fours() {
         let (u, i) = if extreme { (vec![255; 64], vec![-128; 64]) } else { (u.clone(), i.clone()) };
         let mut sums = [7i32; 16];
         // SAFETY: no vector is longer than 64 bytes.
-        let lanes = simd!(isa, s => unsafe { add_dots(s, u.as_ptr(), i.as_ptr(), &mut sums) });
+        let lanes = dots!(isa, s => unsafe { add_dots(s, u.as_ptr(), i.as_ptr(), &mut sums) });
         for (lane, &sum) in sums.iter().enumerate().take(lanes) {
             let want: i32 = (4 * lane..4 * lane + 4).map(|p| u[p] as i32 * i[p] as i32).sum();
             assert_eq!(sum, 7 + want, "{}", isa.name());
         }
         let mut low = [0i8; 16];
         // SAFETY: both hold the widest vector.
-        simd!(isa, s => unsafe { s.store_i8(low.as_mut_ptr(), s.bits(s.load(sums.as_ptr().cast()))) });
+        dots!(isa, s => unsafe { s.store_i8(low.as_mut_ptr(), s.bits(s.load(sums.as_ptr().cast()))) });
         assert!((0..lanes).all(|lane| low[lane] == sums[lane] as i8), "{}", isa.name());
+    }
+}
+
+/// Of the widest bytes there are: u up to 127 where they are small, i from -127 on.
+#[test]
+fn small_and_signed_bytes_are_multiplied_by_fours() {
+    let draw = |i: u32, by: u32| (i * by % 256) as u8;
+    for isa in Isa::available() {
+        for (low, high) in [(-128, -127), (-128, 127), (127, 127), (127, -127), (0, 0)] {
+            let u: [u8; 64] = std::array::from_fn(|i| if high == 0 { draw(i as u32, 77) } else { low as i8 as u8 });
+            let i: [i8; 64] =
+                std::array::from_fn(|i| if high == 0 { draw(i as u32, 59) as i8 } else { high as i8 }.max(-127));
+            let mut sums = [[7i32; 16]; 2];
+            // SAFETY: no vector is longer than 64 bytes.
+            dots!(isa, s => unsafe { add_other_dots(s.wide(), &u, &i, &mut sums) });
+            for (lane, (small, signed)) in sums[0].into_iter().zip(sums[1]).enumerate() {
+                let sum = |f: fn(u8) -> i32| (4 * lane..4 * lane + 4).map(|p| f(u[p]) * i[p] as i32).sum::<i32>();
+                assert_eq!(small, 7 + sum(|u| (u & 127) as i32), "{}", isa.name());
+                assert_eq!(signed, 7 + sum(|u| u as i8 as i32), "{}", isa.name());
+            }
+        }
+    }
+}
+
+#[inline(always)]
+unsafe fn add_other_dots<S: Simd>(s: S, u: &[u8; 64], i: &[i8; 64], sums: &mut [[i32; 16]; 2]) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let (u, i) = (s.bits(s.load(u.as_ptr().cast())), s.bits(s.load(i.as_ptr().cast())));
+        let c = s.bits(s.load(sums[0].as_ptr().cast()));
+        let small = s.and(u, s.splat_i(0x7f7f_7f7f));
+        s.store(sums[0].as_mut_ptr().cast(), s.of_bits(s.dot_small(c, small, i)));
+        s.store(sums[1].as_mut_ptr().cast(), s.of_bits(s.dot_signed(c, u, i)));
+    }
+}
+
+/// Pairs of bf16 with every set that has them, and in f32.
+#[test]
+fn pairs_of_bf16_are_multiplied() {
+    let bf16 = |x: f32| (x.to_bits() >> 16) as u16;
+    let a: [u16; 32] = std::array::from_fn(|i| bf16(i as f32 - 11.0));
+    let b: [u16; 32] = std::array::from_fn(|i| bf16(0.25 * (i * 7 % 32) as f32 - 3.0));
+    for isa in Isa::available() {
+        let mut sums: [f32; 16] = std::array::from_fn(|i| i as f32);
+        // SAFETY: all are as long as the longest vector.
+        let lanes = pairs!(isa, s => unsafe { add_pairs(s, &a, &b, &mut sums) });
+        for (i, sum) in sums.into_iter().enumerate() {
+            let product = |p: usize| (p as f32 - 11.0) * (0.25 * (p * 7 % 32) as f32 - 3.0);
+            let products = if i < lanes { product(2 * i) + product(2 * i + 1) } else { 0.0 };
+            assert_eq!(sum, i as f32 + products, "{} {i}", isa.name());
+        }
+    }
+}
+
+#[inline(always)]
+unsafe fn add_pairs<S: Simd>(s: S, a: &[u16; 32], b: &[u16; 32], sums: &mut [f32; 16]) -> usize {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let (a, b) = (s.bits(s.load(a.as_ptr().cast())), s.bits(s.load(b.as_ptr().cast())));
+        s.store(sums.as_mut_ptr(), s.dot_bf16(s.load(sums.as_ptr()), a, b));
+    }
+    S::LANES
+}
+
+/// What vectors of several registers do across their lanes.
+#[test]
+fn wide_vectors_are_one() {
+    for isa in Isa::available() {
+        dots!(isa, s => wide(s.wide(), isa.name()));
+    }
+}
+
+#[inline(always)]
+fn wide<S: Simd>(s: S, name: &str) {
+    assert_eq!(S::LANES, 16, "{name}");
+    let numbers: [f32; 16] = std::array::from_fn(|i| (i * 5 % 16) as f32 - 4.0);
+    let index: [i32; 16] = std::array::from_fn(|i| (i * 11 % 16) as i32);
+    let words: [i32; 64] = std::array::from_fn(|i| i as i32 * 3 - 100);
+    let bytes: [u8; 128] = std::array::from_fn(|i| i as u8);
+    let square: [f32; 400] = std::array::from_fn(|i| i as f32);
+    let (mut to, mut narrow, mut runs, mut turned) = ([0f32; 16], [0i8; 64], [[0u8; 64]; 2], [0f32; 400]);
+    // SAFETY: vectors of 64 bytes; runs end inside the bytes, squares of 16 by 16 have rows of 20.
+    unsafe {
+        let v = s.load(numbers.as_ptr());
+        assert_eq!((s.sum(v), s.max_lane(v)), (numbers.iter().sum(), 11.0), "{name}");
+        s.store(to.as_mut_ptr(), s.permute(v, s.bits(s.load(index.as_ptr().cast()))));
+        let mut all = [s.splat_i(0); 4];
+        for (i, v) in all.iter_mut().enumerate() {
+            *v = s.bits(s.load(words.as_ptr().add(16 * i).cast()));
+        }
+        s.store(narrow.as_mut_ptr().cast(), s.of_bits(s.narrow(all)));
+        s.store(runs[0].as_mut_ptr().cast(), s.of_bits(s.load_runs::<16>(bytes.as_ptr(), 18)));
+        s.store(runs[1].as_mut_ptr().cast(), s.of_bits(s.load_runs::<32>(bytes.as_ptr(), 64)));
+        s.transpose(square.as_ptr(), 20, turned.as_mut_ptr(), 20);
+    }
+    for i in 0..16 {
+        assert_eq!(to[i], numbers[index[i] as usize], "{name}");
+        assert!((0..16).all(|j| turned[i * 20 + j] == square[j * 20 + i]), "{name}");
+    }
+    for i in 0..64 {
+        assert_eq!(narrow[i], words[i] as i8, "{name}");
+        assert_eq!(runs.map(|r| r[i] as usize), [i / 16 * 18 + i % 16, i / 32 * 64 + i % 32], "{name}");
+    }
+    for n in 0..=16 {
+        let mut part = [-1f32; 16];
+        // SAFETY: n elements of 16.
+        unsafe { s.store_partial(part.as_mut_ptr(), s.load_partial(numbers.as_ptr(), n), n) };
+        assert!((0..16).all(|i| part[i] == if i < n { numbers[i] } else { -1.0 }), "{name}");
     }
 }
 
@@ -62,7 +162,7 @@ fn bytes_are_looked_up_and_narrowed() {
     for isa in Isa::available() {
         let (mut found, mut narrow) = ([0i8; 64], [0i8; 64]);
         // SAFETY: no vector is longer than 64 bytes, or has more than 16 lanes.
-        let lanes = simd!(isa, s => unsafe { shorten(s, &table, &bytes, &numbers, &mut found, &mut narrow) });
+        let lanes = dots!(isa, s => unsafe { shorten(s, &table, &bytes, &numbers, &mut found, &mut narrow) });
         for i in 0..4 * lanes {
             assert_eq!(found[i], table[bytes[i] as usize], "{}", isa.name());
             assert_eq!(narrow[i], numbers[i] as i8, "{}", isa.name());
@@ -99,7 +199,7 @@ fn bytes_and_halves_of_words() {
     for isa in Isa::available() {
         let mut to = [[0u32; 16]; 3];
         // SAFETY: no vector has more than 16 lanes.
-        let lanes = simd!(isa, s => unsafe { combine(s, &a, &b, &mut to) });
+        let lanes = dots!(isa, s => unsafe { combine(s, &a, &b, &mut to) });
         for i in 0..lanes {
             let bytes = |f: fn(u8, u8) -> u8| {
                 let (a, b) = (a[i].to_le_bytes(), b[i].to_le_bytes());
@@ -131,7 +231,7 @@ fn sums_of_many_vectors() {
     for isa in Isa::available() {
         let mut to = [0f32; 16];
         // SAFETY: no vector has more than 16 lanes.
-        let (n, want) = simd!(isa, s => unsafe { add_up(s, to.as_mut_ptr()) });
+        let (n, want) = dots!(isa, s => unsafe { add_up(s, to.as_mut_ptr()) });
         for (i, sum) in to.iter().take(n).enumerate() {
             assert_eq!(*sum, want + (n * i * i) as f32, "{}", isa.name());
         }

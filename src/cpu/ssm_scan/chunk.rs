@@ -17,7 +17,7 @@
 //! out lie kilobytes apart, and are asked for early: what that gains was lost in the noise of a shared machine.
 //!
 //! Longer chunks only add to M X. A sum of logarithms that grows (a > 0 or dt < 0, which models do not have) cuts a chunk short before
-//! an exponential can overflow; one that falls is held at -200 a step, so that no difference is inf - inf.
+//! an exponential can overflow, and a step that alone grows beyond f32 makes its head NaN; one that falls is held at -200 a step, so that no difference is inf - inf.
 
 use super::{
     super::{
@@ -43,6 +43,8 @@ const STAIR: usize = 16;
 /// Logarithms of growth and of decay that are let be.
 const GROWTH: f64 = 60.0;
 const DECAY: f32 = -200.0;
+/// The largest logarithm of a step whose exponential is a number.
+const MOST: f32 = 88.0;
 
 pub(super) fn plan(kernel: Kernel, device: &Device, op: SsmScan) -> Result<Plans> {
     let (batch, _, heads, p, groups, _) = op.dims();
@@ -256,7 +258,14 @@ impl Scan<'_, '_> {
                 let (mut to, mut sum, mut growth) = (from, 0f64, 0f64);
                 while to < rows {
                     let log = *tiles.delta.add(to) * a;
-                    let log = f64::from(if log < DECAY { DECAY } else { log }); // keeps NaN
+                    // Keeps NaN. Infinite are steps that f32 does not hold: their exponentials are NaN.
+                    let log = f64::from(if log < DECAY {
+                        DECAY
+                    } else if log > MOST {
+                        f32::INFINITY
+                    } else {
+                        log
+                    });
                     growth += log.max(0.0);
                     if growth > GROWTH && to > from {
                         break;

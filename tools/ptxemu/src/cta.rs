@@ -35,6 +35,8 @@ pub(crate) struct Warp {
     pub(crate) flight: Vec<u32>,
     pub(crate) group: u32,
     pub(crate) registers: u32, // of a thread
+    /// Lanes that have waited for the launches before.
+    pub(crate) waited: u32,
     /// The phase of the cluster's barrier that each lane arrived in.
     pub(crate) arrived: [u32; 32],
 }
@@ -79,6 +81,7 @@ impl<'a> Cluster<'a> {
                     flight: vec![0; if k.wgmma { k.nregs as usize } else { 0 }],
                     group: 1,
                     registers: registers_at_first(ntid),
+                    waited: if k.waits { 0 } else { !0 },
                     arrived: [0; 32],
                 }
             })

@@ -70,6 +70,8 @@ pub enum K {
     WgWait,
     Registers,
     Nop,
+    Waits,
+    LetsNext,
 }
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum T {
@@ -79,6 +81,7 @@ pub enum T {
     F16x2,
     BF16,
     BF16x2,
+    E4M3,
     F32,
     F64,
     Pred,
@@ -110,6 +113,7 @@ fn ty(s: &str) -> Option<T> {
         "f16x2" => T::F16x2,
         "bf16" => T::BF16,
         "bf16x2" => T::BF16x2,
+        "e4m3" => T::E4M3,
         "f32" => T::F32,
         "f64" => T::F64,
         _ => {
@@ -270,6 +274,7 @@ pub fn decode(s: &str) -> Op {
                 (16, ("f32", "bf16", "bf16", "f32")) => T::BF16,
                 (16, ("f32", "f16", "f16", "f32")) => T::F16,
                 (8, ("f32", "tf32", "tf32", "f32")) => T::F32,
+                (32, ("f32", "e4m3", "e4m3", "f32")) => T::E4M3,
                 (32, ("s32", "s8", "s8", "s32")) => T::S(1),
                 (32, ("s32", "u8", "s8", "s32")) => T::U(1),
                 _ => panic!("mma not supported: {s}"),
@@ -311,14 +316,16 @@ pub fn decode(s: &str) -> Op {
             let (n, k) = sh[4..].split_once('k').unwrap();
             o.m = [64, n.parse().unwrap(), k.parse().unwrap()];
             o.t = *tys.last().unwrap();
-            assert!(k == "16");
+            assert!(k == if o.t == T::E4M3 { "32" } else { "16" }, "product not supported: {s}");
             K::Wgmma
         }
         "wgmma" if p[1] == "fence" => K::WgFence,
         "wgmma" if p[1] == "commit_group" => K::WgCommit,
         "wgmma" if p[1] == "wait_group" => K::WgWait,
         "setmaxnreg" => K::Registers,
-        "fence" | "membar" | "griddepcontrol" => K::Nop,
+        "griddepcontrol" if has("wait") => K::Waits,
+        "griddepcontrol" => K::LetsNext,
+        "fence" | "membar" => K::Nop,
         _ => panic!("opcode not supported: {s}"),
     };
     let cut = o.k == K::Add && o.t == T::F32 && has("rz");

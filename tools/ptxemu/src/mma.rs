@@ -41,6 +41,7 @@ fn product(t: T, x: &[u8; 32], y: &[u8; 32], sum: u64) -> u64 {
     match t {
         T::BF16 => sum32(16, &|k| b2f(two(x, k)) * b2f(two(y, k))),
         T::F16 => sum32(16, &|k| h2f(two(x, k)) * h2f(two(y, k))),
+        T::E4M3 => fb(short_sum(f(sum), (0..32).map(|k| e2f(x[k]) * e2f(y[k])))),
         T::F32 => sum32(8, &|k| four(x, k) * four(y, k)),
         T::S(_) | T::U(_) => {
             let wide = |v: u8| if matches!(t, T::S(_)) { v as i8 as i32 } else { v as i32 };
@@ -48,5 +49,36 @@ fn product(t: T, x: &[u8; 32], y: &[u8; 32], sum: u64) -> u64 {
             all as u32 as u64
         }
         _ => panic!("{t:?} in mma"),
+    }
+}
+
+/// As tensor cores add products of fp8: of every term the 14 bits that count beside the largest, the rest cut off.
+pub(crate) fn short_sum(sum: f32, products: impl Iterator<Item = f32> + Clone) -> f32 {
+    let terms = std::iter::once(sum).chain(products);
+    let largest = terms.clone().fold(0.0, |m: f32, t| m.max(t.abs()));
+    if largest == 0.0 || terms.clone().any(|t| !t.is_finite()) {
+        return terms.sum();
+    }
+    let unit = 2f64.powi((largest as f64).log2().floor() as i32 - 13);
+    terms.map(|t| (t as f64 / unit).trunc() * unit).sum::<f64>() as f32
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fp8() {
+        let (mut x, mut y) = ([0u8; 32], [0u8; 32]);
+        (0..32).for_each(|k| (x[k], y[k]) = (k as u8 * 3, 0x80 | (k as u8 * 5 % 0x50)));
+        // All products are small multiples of one unit: nothing is cut off.
+        let plain: f64 = (0..32).map(|k| e2f(x[k]) as f64 * e2f(y[k]) as f64).sum();
+        let found = f(product(T::E4M3, &x, &y, fb(1.0))) as f64;
+        assert!((found - plain - 1.0).abs() < 32.0 * 2f64.powi(-13) * plain.abs().max(1.0), "{found} {plain}");
+        // Beside 1024 the bits from 1/8 on count.
+        assert_eq!(short_sum(1024.0, [0.125, 0.124, -0.0625].into_iter()), 1024.125);
+        assert_eq!((e2f(0x7e), e2f(0x81), e2f(0x38)), (448.0, -0.001953125, 1.0));
+        x[3] = 0x7f;
+        assert!(f(product(T::E4M3, &x, &y, 0)).is_nan());
     }
 }

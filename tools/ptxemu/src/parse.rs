@@ -29,6 +29,8 @@ pub struct Kernel {
     pub smem_static: usize,
     pub local_bytes: usize,
     pub wgmma: bool,
+    /// Whether it waits for the launches before it: then it writes nothing before that.
+    pub waits: bool,
 }
 /// The kernels of a file, and its arrays in global memory, one behind the other from `GLW` on.
 #[derive(Debug, Default)]
@@ -256,6 +258,7 @@ fn kernel(head: &str, body: &str, gsh: &[(String, usize, usize)], globals: &Hash
             split(rest).iter().map(|a| arg(a, &reg, &|n| find(*sc, &|x| x.labels.get(n).copied()), &syms)).collect();
         k.code.push(Ins { op: crate::decode::decode(opc), args, guard, text: st.clone() });
     }
+    k.waits = k.code.iter().any(|i| i.op.k == crate::decode::K::Waits);
     k.wgmma = k.code.iter().any(|i| i.op.k == crate::decode::K::Wgmma);
     k
 }

@@ -3,6 +3,11 @@
 use crate::{cta::*, decode::*, memory::*, parse::*, value::*};
 
 impl Cluster<'_> {
+    /// What changes memory, ends or lets others begin comes after the wait for the launches before.
+    fn has_waited(&self, wi: usize, lanes: u32, ins: &Ins) {
+        assert!(lanes & !self.w[wi].waited == 0, "before it has waited for the launches before: {}", ins.text);
+    }
+
     /// one instruction of one warp; false = the warp cannot advance now
     pub(crate) fn step(&mut self, wi: usize) -> bool {
         let w = &mut self.w[wi];
@@ -45,6 +50,8 @@ impl Cluster<'_> {
         }
         match o.k {
             K::Nop => {}
+            K::Waits => self.w[wi].waited |= m,
+            K::LetsNext => self.has_waited(wi, m, ins),
             K::Registers => {
                 let block = wi / self.warps;
                 self.w[wi].registers = self.v(wi, 0, &a[0]) as u32;
@@ -67,6 +74,7 @@ impl Cluster<'_> {
                 }
             }
             K::Ret => {
+                self.has_waited(wi, m, ins);
                 self.w[wi].live &= !m;
                 self.bar_check()
             }
@@ -293,6 +301,8 @@ impl Cluster<'_> {
                     };
                     if let Some(x) = shm {
                         self.touch(x as usize, n * sz as usize, wi, o.k == K::St)
+                    } else if o.k == K::St && o.sp != Sp::Local {
+                        self.has_waited(wi, 1 << l, ins)
                     }
                     if o.k == K::Ld {
                         let b: Vec<u8> = self.bytes(o.sp, ad, n * sz as usize, wi, l).to_vec();
@@ -351,6 +361,8 @@ impl Cluster<'_> {
                     };
                     if let Some(x) = shared {
                         self.touch_atomic(x as usize, n as usize, wi)
+                    } else {
+                        self.has_waited(wi, 1 << l, ins)
                     }
                     let place = self.bytes(o.sp, ad, n as usize, wi, l);
                     let mut old = [0; 8];

@@ -32,6 +32,16 @@ pub fn f2h(x: f32) -> u16 {
 pub fn b2f(h: u16) -> f32 {
     f32::from_bits((h as u32) << 16)
 }
+/// Of f8e4m3.
+pub fn e2f(c: u8) -> f32 {
+    let (e, m) = ((c >> 3 & 15) as i32, (c & 7) as f32);
+    let size = match (e, c & 7) {
+        (15, 7) => f32::NAN,
+        (0, _) => m / 512.0,
+        _ => (1.0 + m / 8.0) * 2f32.powi(e - 7),
+    };
+    if c >> 7 == 1 { -size } else { size }
+}
 pub fn f2b(x: f32) -> u16 {
     let u = x.to_bits();
     if u & 0x7fff_ffff > 0x7f80_0000 {
@@ -148,6 +158,7 @@ pub fn alu(k: K, t: T, a: u64, b: u64, c: u64) -> u64 {
             K::Abs => a.abs(),
             _ => panic!("{k:?} half"),
         }),
+        T::E4M3 => panic!("{k:?} fp8"),
         T::Pred => match k {
             K::And => a & b,
             K::Or => a | b,

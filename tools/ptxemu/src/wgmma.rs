@@ -1,11 +1,12 @@
 //! Products of a whole warpgroup, and what must stand around them.
 
-use crate::{cta::*, decode::*, parse::*, value::*};
+use crate::{cta::*, decode::*, mma::short_sum, parse::*, value::*};
 
 impl Cluster<'_> {
     /// One product of four warps, at once: that it is asynchronous shows in `product_begins`.
     pub(crate) fn wgmma(&mut self, g: usize, ins: &Ins) {
-        let [_, n, _] = ins.op.m;
+        let [_, n, depth] = ins.op.m;
+        let bytes = 32 / depth as usize;
         let (Arg::Vec(ds), left) = (&ins.args[0], &ins.args[1]) else { panic!() };
         let imm = |i: usize| ins.args.get(i).map_or(0, |a| self.v(g, 0, a));
         let scale = self.v(g, 0, &ins.args[3]) & 1;
@@ -17,11 +18,11 @@ impl Cluster<'_> {
             let [start, leading, stride] = [0, 16, 32].map(|at| ((descriptor >> at & 0x3fff) << 4) as usize);
             assert!(descriptor >> 62 == 1, "only 128B swizzle: {}", ins.text);
             let mut a = match transposed {
-                false => start + r / 8 * stride + r % 8 * 128 + k * 2,
+                false => start + r / 8 * stride + r % 8 * 128 + k * bytes,
                 true => start + r / 64 * leading + r % 64 * 2 + k / 8 * stride + k % 8 * 128,
             };
             a ^= (a >> 7 & 7) << 4;
-            number(u16::from_le_bytes([sm[a], sm[a + 1]]))
+            if bytes == 1 { e2f(sm[a]) } else { number(u16::from_le_bytes([sm[a], sm[a + 1]])) }
         };
         let in_registers = matches!(left, Arg::Vec(_));
         let element = |r: usize, k: usize| match left {
@@ -32,15 +33,17 @@ impl Cluster<'_> {
             _ => tile(self.v(g, 0, left), imm(6) == 1, r, k),
         };
         let (right, transposed) = (self.v(g, 0, &ins.args[2]), imm(7 - in_registers as usize) == 1);
-        let ma: Vec<[f32; 16]> = (0..64).map(|r| std::array::from_fn(|k| element(r, k))).collect();
-        let mb: Vec<[f32; 16]> =
-            (0..n as usize).map(|r| std::array::from_fn(|k| tile(right, transposed, r, k))).collect();
+        let rows = |count: usize, at: &dyn Fn(usize, usize) -> f32| -> Vec<Vec<f32>> {
+            (0..count).map(|r| (0..depth as usize).map(|k| at(r, k)).collect()).collect()
+        };
+        let (ma, mb) = (rows(64, &element), rows(n as usize, &|r, k| tile(right, transposed, r, k)));
         for w in 0..4 {
             for l in 0..32 {
                 for (i, d) in ds.iter().enumerate() {
                     let (r, c) = (w * 16 + l / 4 + (i >> 1 & 1) * 8, i / 4 * 8 + l % 4 * 2 + (i & 1));
                     let s0 = if scale == 1 { f(self.v(g + w, l, d)) } else { 0. };
-                    let s = (0..16).fold(s0, |s, k| s + ma[r][k] * mb[c][k]);
+                    let products = ma[r].iter().zip(&mb[c]).map(|(a, b)| a * b);
+                    let s = if bytes == 1 { short_sum(s0, products) } else { products.fold(s0, |s, p| s + p) };
                     self.set(g + w, l, d, fb(s))
                 }
             }

@@ -223,6 +223,17 @@ fn tensors_copied_to_a_cluster() {
 }
 
 #[test]
+fn writes_before_the_launches_before_are_done() {
+    let (wait, next, write) =
+        ("griddepcontrol.wait;", "griddepcontrol.launch_dependents;", "st.global.u32 [%rd2], %r1;");
+    runs(&format!("ld.global.u32 %r4, [%rd2]; {wait} {next} {write}"), 64);
+    caught(&format!("{write} {wait} {next}"), 64, "has waited");
+    caught(&format!("red.global.add.u32 [%rd2], %r1; {wait}"), 64, "has waited");
+    caught(&format!("{next} {wait} {write}"), 64, "has waited");
+    caught(&format!("setp.lt.u32 %p1, %r1, 32; @%p1 bra E; {wait} E:"), 64, "has waited");
+}
+
+#[test]
 fn more_registers_than_there_are() {
     // Three warpgroups begin with 168 registers a thread.
     let split = |down: u32, up: u32| {

@@ -1,22 +1,27 @@
-//! Bytes by signed bytes with sums in i32: panels of quads for the tile's loop.
+//! Panels of words for the tile's loop: bytes by signed bytes with sums in i32, four to a word, and bf16 by bf16, two to a word.
 //!
 //! ```text
-//! x, strips of      [k / 4][height][4] u8       what is signed, plus 128
-//! w, panels of      [k / 4][32][4] i8           zeros beyond k
+//! x, strips of      [k / 64][height][16][4] u8  what is signed, plus 128       [k / 32][height][16][2] bf16
+//! w, panels of      [k / 4][64][4] i8           zeros beyond k                 [k / 2][64][2] bf16
 //! ```
 //!
-//! One step is an unsigned by signed dot product of four (`vpdpbusd`, `usdot`): 14 x 32 sums of 4 terms with AVX-512. Where x is signed, sums begin
+//! A step of bytes is an unsigned by signed dot product of four (`vpdpbusd`, `usdot`): 6 x 64 sums of 4 terms with AVX-512. Where x is signed, sums begin
 //! with -128 times the sum of the weight's row, so that the products come out exactly (wrapping, like the sum itself). AVX2 multiplies seven bits
 //! and the eighth apart: pairs of whole products would not fit 16 bits.
 //!
-//! Floor at 1024 cubed: 2^31 operations at 720 GOP/s are 3.0 ms; measured 3.6 from panels and 3.9 plain, the best of many
-//! runs. Before, through f32, it took 16.
+//! A step of bf16 is a dot product of pairs (`vdpbf16ps`), twice the work of a step in f32 from half the memory: used where the processor does more of
+//! them ([`Isa::detect`]). Not measured on such a processor.
 //!
-//! The packed form `quads32` of an i8 weight is its panels (the last one narrower), then the rows' -128 times their sums:
+//! Floor at 1024 cubed: 2^31 operations at 720 GOP/s are 3.0 ms; measured 3.2 from panels and 3.4 plain, the best of many
+//! runs; 256 cubed 61 us (floor 47). Before, with tiles of 14 x 32, 3.6, 3.9 and 89; through f32 16 ms.
+//!
+//! The packed form `quads64` of an i8 weight is its panels (the last one narrower), then the rows' -128 times their sums:
 //!
 //! ```text
-//! [panel of rows 0..32][panel of rows 32..64] .. [the last rows, fewer] [i32 for each row]
+//! [panel of rows 0..64][panel of rows 64..128] .. [the last rows, fewer] [i32 for each row]
 //! ```
+//!
+//! and that of bf16, `pairs64`, its panels alone.
 
 use std::{mem::MaybeUninit, ops::Range, ptr};
 
@@ -27,6 +32,7 @@ use super::{
 use crate::{
     backend::Packing,
     cpu::{
+        decode::decode_strided,
         kernel::Tensor,
         pool::Pool,
         simd::{Isa, Simd, simd},
@@ -35,9 +41,9 @@ use crate::{
     layout::Spec,
 };
 
-/// Elements of k between two visits of the sums.
+/// Bytes of a row between two visits of the sums.
 pub(super) const BLOCK: usize = 4 * tile::BLOCK;
-/// Rows shorter than this would take a twentieth more packed than plain.
+/// Rows of fewer bytes would take a twentieth more packed than plain.
 const SHORTEST: usize = 144;
 
 /// A panel that was made, and what its sums begin with.
@@ -65,13 +71,30 @@ pub(super) unsafe fn row<S: Simd>(_s: S, dtype: DType, from: *const u8, stride: 
     }
 }
 
-/// Rows `j .. j + 32` (zeros beyond the last), elements `k` of each, as they lie in memory or made in `own`; and what sums begin with where x is
-/// `signed` (for zeros: null).
+/// A block of a row of x as bf16.
+///
+/// # Safety
+/// `from` is readable for `len` elements, at most `BLOCK / 2` of them, `to` writable for `BLOCK / 2`.
+#[inline(always)]
+pub(super) unsafe fn pairs<S: Simd>(s: S, dtype: DType, from: *const u8, stride: usize, len: usize, to: *mut u16) {
+    const ROOM: usize = BLOCK / 2;
+    let mut values = [0f32; ROOM];
+    // SAFETY: the caller's promise; LANES divides ROOM.
+    unsafe {
+        decode_strided(s, dtype, from, stride, values.as_mut_ptr(), len);
+        for p in (0..ROOM).step_by(S::LANES) {
+            s.store_bf16(to.add(p), s.load(values.as_ptr().add(p)));
+        }
+    }
+}
+
+/// Rows `j .. j + 64` (zeros beyond the last), elements `k` of each, of so many bytes, as they lie in memory or made in `own`; and what sums begin
+/// with where x is `signed` (for zeros: null).
 ///
 /// # Safety
 /// The range exists, begins at a multiple of BLOCK and is at most that long; `own` is writable.
 #[inline(always)]
-pub(super) unsafe fn panel<S: Simd>(
+pub(super) unsafe fn panel<S: Simd, const BYTES: usize>(
     s: S,
     w: &Weight,
     j: usize,
@@ -79,25 +102,25 @@ pub(super) unsafe fn panel<S: Simd>(
     signed: bool,
     own: *mut Panel,
 ) -> (*const Quad, *const f32) {
-    let (n, pitch) = (w.n(), w.k().next_multiple_of(4));
+    let (n, pitch, steps) = (w.n(), length::<BYTES>(w.k()), (k.len() * BYTES).div_ceil(4));
     let width = (n - j).min(PANEL);
     // SAFETY: the rows and columns exist; what is made is no longer than a block.
     unsafe {
         let (quads, start) = ((&raw mut (*own).quads).cast::<Quad>(), (&raw mut (*own).start).cast::<f32>());
-        if w.packed && width == PANEL {
+        if w.packed.is_some() && width == PANEL {
             let row = w.offset / pitch.max(1) + j;
             let sums = w.tensor.pointer::<u8>().add(w.tensor.spec.rows() * pitch).cast::<f32>().add(row);
             let start = if signed && k.start == 0 { sums.cast_const() } else { ptr::null() };
             return (w.element(j * pitch + k.start * PANEL), start);
         }
-        if w.packed {
+        if w.packed.is_some() {
             let from = w.element::<Quad>(j * pitch + k.start * width);
-            for q in 0..k.len().div_ceil(4) {
+            for q in 0..steps {
                 quads.add(q * PANEL).write_bytes(0, PANEL);
                 quads.add(q * PANEL).copy_from_nonoverlapping(from.add(q * width), width);
             }
         } else {
-            make(s, w, j, k.clone(), quads);
+            make::<S, BYTES>(s, w, j, k, quads);
         }
         if !signed {
             return (quads, ptr::null());
@@ -105,7 +128,7 @@ pub(super) unsafe fn panel<S: Simd>(
         let (each, mut column) = (s.splat_i(0x8080_8080u32 as i32), 0);
         while column < PANEL {
             let mut sum = s.splat_i(0);
-            for q in 0..k.len().div_ceil(4) {
+            for q in 0..steps {
                 sum = s.dot(sum, each, s.bits(s.load(quads.add(q * PANEL + column).cast())));
             }
             s.store(start.add(column), s.of_bits(s.sub_i(s.splat_i(0), sum)));
@@ -117,16 +140,16 @@ pub(super) unsafe fn panel<S: Simd>(
 
 /// A panel of a weight that is not packed.
 #[inline(always)]
-unsafe fn make<S: Simd>(s: S, w: &Weight, j: usize, k: Range<usize>, quads: *mut Quad) {
-    let (spec, width, steps) = (w.tensor.spec, (w.n() - j).min(PANEL), k.len().div_ceil(4));
+unsafe fn make<S: Simd, const BYTES: usize>(s: S, w: &Weight, j: usize, k: Range<usize>, quads: *mut Quad) {
+    let (spec, width, steps) = (w.tensor.spec, (w.n() - j).min(PANEL), (k.len() * BYTES).div_ceil(4));
     // SAFETY: rows j .. j + width exist, and indices stay inside the block.
     unsafe {
         if spec.stride(0) != 1 {
-            let to = quads.cast::<i8>();
-            to.write_bytes(0, steps * PANEL * 4);
+            let (to, each) = (quads.cast::<[u8; BYTES]>(), 4 / BYTES);
+            to.write_bytes(0, steps * PANEL * each);
             for (p, i) in (0..k.len()).flat_map(|p| (0..width).map(move |i| (p, i))) {
-                let from = w.element::<i8>((j + i) * spec.stride(1) + (k.start + p) * spec.stride(0));
-                *to.add((p / 4 * PANEL + i) * 4 + p % 4) = *from;
+                let from = w.element::<[u8; BYTES]>((j + i) * spec.stride(1) + (k.start + p) * spec.stride(0));
+                *to.add((p / each * PANEL + i) * each + p % each) = *from;
             }
             return;
         }
@@ -135,8 +158,8 @@ unsafe fn make<S: Simd>(s: S, w: &Weight, j: usize, k: Range<usize>, quads: *mut
         let long = steps.next_multiple_of(S::LANES) * 4;
         for column in (0..PANEL).step_by(S::LANES) {
             for i in 0..S::LANES {
-                let (row, to) = (j + column + i, rows.add(i * tile::BLOCK).cast::<i8>());
-                let len = if column + i < width { k.len() } else { 0 };
+                let (row, to) = (j + column + i, rows.add(i * tile::BLOCK).cast::<u8>());
+                let len = if column + i < width { k.len() * BYTES } else { 0 };
                 if len > 0 {
                     to.copy_from_nonoverlapping(w.element(row * spec.stride(1) + k.start), len);
                 }
@@ -149,35 +172,56 @@ unsafe fn make<S: Simd>(s: S, w: &Weight, j: usize, k: Range<usize>, quads: *mut
     }
 }
 
-/// The packed form of a weight, where it has one.
+/// Elements of so many bytes from a packed row to the next.
+pub(super) fn length<const BYTES: usize>(k: usize) -> usize {
+    k.next_multiple_of(4 / BYTES)
+}
+
+/// The packed form of a weight of i8 or bf16, where it has one.
 pub(super) fn packing(spec: &Spec) -> Option<Packing> {
     let (rows, k) = (spec.rows(), spec.dim(0));
     let whole = rows <= spec.dim(1) || spec.dim(1).is_multiple_of(PANEL);
-    let bytes = rows.checked_mul(k.checked_next_multiple_of(4)?.checked_add(4)?)?;
-    let fits = spec.dtype() == DType::I8 && k >= SHORTEST && whole;
-    fits.then_some(Packing { name: "quads32", bytes, rows: PANEL })
+    let (name, each, sums) = match spec.dtype() {
+        DType::I8 => ("quads64", 1, 4),
+        DType::BF16 => ("pairs64", 2, 0),
+        _ => return None,
+    };
+    let row = k.checked_mul(each)?.checked_next_multiple_of(4)?.checked_add(sums)?;
+    let bytes = rows.checked_mul(row)?;
+    (k * each >= SHORTEST && whole).then_some(Packing { name, bytes, rows: PANEL })
 }
 
 /// Packs rows of a weight: [`Plan::pack`](crate::backend::Plan::pack).
 pub(super) fn pack(isa: Isa, rows: Range<usize>, plain: Tensor, packed: Tensor, pool: &mut Pool) {
+    if packed.dtype() == DType::I8 {
+        pack_words::<1>(isa, rows, plain, packed, pool);
+    } else {
+        pack_words::<2>(isa, rows, plain, packed, pool);
+    }
+}
+
+/// Elements of so many bytes.
+fn pack_words<const BYTES: usize>(isa: Isa, rows: Range<usize>, plain: Tensor, packed: Tensor, pool: &mut Pool) {
     let (total, k) = (packed.spec.rows(), packed.spec.dim(0));
-    let pitch = k.next_multiple_of(4);
-    let w = Weight { tensor: plain, offset: 0, packed: false, scales: None };
+    let pitch = length::<BYTES>(k) * BYTES;
+    let w = Weight { tensor: plain, offset: 0, packed: None, scales: None };
     pool.run(rows.len().div_ceil(PANEL), |index, _| {
         let (j, mut own) = (index * PANEL, MaybeUninit::<Panel>::uninit());
         let (first, width) = (rows.start + j, PANEL.min(rows.len() - j));
         // SAFETY: the views are as long as stated, and panels are apart.
         simd!(isa, s => unsafe {
             let to = packed.pointer::<u8>().add(first * pitch).cast::<Quad>();
-            let sums = packed.pointer::<u8>().add(total * pitch).cast::<i32>().add(first);
-            sums.write_bytes(0, width);
-            for p in (0..k).step_by(BLOCK) {
-                let block = p..k.min(p + BLOCK);
-                let (quads, start) = panel(s, &w, j, block.clone(), true, own.as_mut_ptr());
-                for q in 0..block.len().div_ceil(4) {
-                    to.add((p / 4 + q) * width).copy_from_nonoverlapping(quads.add(q * PANEL), width);
+            let sums = packed.pointer::<u8>().wrapping_add(total * pitch + first * 4).cast::<i32>(); // of bytes alone
+            if BYTES == 1 {
+                sums.write_bytes(0, width);
+            }
+            for p in (0..k).step_by(BLOCK / BYTES) {
+                let block = p..k.min(p + BLOCK / BYTES);
+                let (quads, start) = panel::<_, BYTES>(s, &w, j, block.clone(), BYTES == 1, own.as_mut_ptr());
+                for q in 0..(block.len() * BYTES).div_ceil(4) {
+                    to.add((p * BYTES / 4 + q) * width).copy_from_nonoverlapping(quads.add(q * PANEL), width);
                 }
-                for i in 0..width {
+                for i in (0..width).take_while(|_| BYTES == 1) {
                     *sums.add(i) = (*sums.add(i)).wrapping_add(*start.cast::<i32>().add(i));
                 }
             }

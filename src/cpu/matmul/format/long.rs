@@ -1,0 +1,234 @@
+//! The formats with blocks of 256 elements.
+
+use super::{
+    Format,
+    short::{BY_HALVES, halves, levels},
+};
+use crate::{cpu::simd::Simd, dtype::DType, quant::iq4_nl_levels};
+
+/// A scale in all lanes.
+#[inline(always)]
+unsafe fn half<S: Simd>(s: S, p: *const u8) -> S::F {
+    // SAFETY: the caller has two bytes.
+    s.splat(s.f16_to_f32(u16::from_le_bytes(unsafe { p.cast::<[u8; 2]>().read() })))
+}
+
+/// Four vectors from two bits for each element, which [`BY_PAIRS`] says the order of.
+#[inline(always)]
+unsafe fn pairs<S: Simd>(s: S, p: *const u8) -> [S::I; 4] {
+    let two = s.splat_i(0x0303_0303);
+    // SAFETY: the caller has 64 bytes.
+    let q = unsafe { s.bits(s.load(p.cast())) };
+    [s.and(q, two), s.and(s.shr::<2>(q), two), s.and(s.shr::<4>(q), two), s.and(s.shr::<6>(q), two)]
+}
+const BY_PAIRS: [usize; 16] = [0, 1, 8, 9, 2, 3, 10, 11, 4, 5, 12, 13, 6, 7, 14, 15];
+
+#[allow(non_camel_case_types, reason = "the format's own name")]
+pub(in super::super) struct IQ4_XS;
+impl Format for IQ4_XS {
+    const ORDER: [usize; 16] = BY_HALVES;
+    const OFFSET: i32 = 128;
+
+    #[inline(always)]
+    unsafe fn unpack<S: Simd>(s: S, _: DType, p: *const u8) -> ([S::I; 4], S::F, S::F) {
+        // SAFETY: d, 2 bytes of the scales' high bits, 4 of their low ones, 128 of nibbles.
+        unsafe {
+            let mut high = u16::from_le_bytes(p.add(2).cast::<[u8; 2]>().read()) as u64;
+            let mut low = u32::from_le_bytes(p.add(4).cast::<[u8; 4]>().read()) as u64;
+            // A byte for each.
+            high = (high | high << 24) & 0x0000_00ff_0000_00ff;
+            high = (high | high << 12) & 0x000f_000f_000f_000f;
+            high = (high | high << 6) & 0x0303_0303_0303_0303;
+            low = (low | low << 16) & 0x0000_ffff_0000_ffff;
+            low = (low | low << 8) & 0x00ff_00ff_00ff_00ff;
+            low = (low | low << 4) & 0x0f0f_0f0f_0f0f_0f0f;
+            let codes = ((low | high << 4) as u128).to_le();
+            let codes = s.sub_i(s.load_u8((&raw const codes).cast()), s.splat_i(32));
+            let scales = s.mul(s.float(codes), half(s, p));
+            (levels(s, &iq4_nl_levels(), 128, halves(s, p.add(8), 16)), scales, scales)
+        }
+    }
+}
+
+pub(in super::super) struct TQ2_0;
+impl Format for TQ2_0 {
+    const ORDER: [usize; 16] = BY_PAIRS;
+    const OFFSET: i32 = 1;
+
+    #[inline(always)]
+    unsafe fn unpack<S: Simd>(s: S, _: DType, p: *const u8) -> ([S::I; 4], S::F, S::F) {
+        // SAFETY: 64 bytes of pairs, d.
+        unsafe {
+            let d = half(s, p.add(64));
+            (pairs(s, p), d, d)
+        }
+    }
+}
+
+#[allow(non_camel_case_types, reason = "the format's own name")]
+pub(in super::super) struct Q2_K;
+impl Format for Q2_K {
+    const ORDER: [usize; 16] = BY_PAIRS;
+    const GROUP: usize = 16;
+    const OFFSET: i32 = 0;
+
+    #[inline(always)]
+    unsafe fn unpack<S: Simd>(s: S, _: DType, p: *const u8) -> ([S::I; 4], S::F, S::F) {
+        // SAFETY: 16 bytes of groups, 64 of pairs, d, dmin.
+        unsafe {
+            let codes = s.load_u8(p);
+            let scales = s.mul(s.float(s.and(codes, s.splat_i(15))), half(s, p.add(80)));
+            (pairs(s, p.add(16)), scales, s.mul(s.float(s.shr::<4>(codes)), half(s, p.add(82))))
+        }
+    }
+}
+
+#[allow(non_camel_case_types, reason = "the format's own name")]
+pub(in super::super) struct Q3_K;
+impl Format for Q3_K {
+    const ORDER: [usize; 16] = BY_PAIRS;
+    const GROUP: usize = 16;
+    const OFFSET: i32 = 4;
+
+    #[inline(always)]
+    unsafe fn unpack<S: Simd>(s: S, _: DType, p: *const u8) -> ([S::I; 4], S::F, S::F) {
+        let third = s.splat_i(0x0404_0404);
+        // SAFETY: 32 bytes of third bits, 64 of pairs, 12 of groups, d.
+        unsafe {
+            // Bit 4 h + p of byte i belongs to element 128 h + 32 p + i; the upper halves of the vectors are of h = 1.
+            let bits = s.load_runs::<32>(p, 0);
+            let bits = halves_of(s, bits, s.shr::<4>(bits));
+            let [u0, u1, u2, u3] = pairs(s, p.add(32));
+            let u = [
+                s.or(u0, s.and(s.shl::<2>(bits), third)),
+                s.or(u1, s.and(s.shl::<1>(bits), third)),
+                s.or(u2, s.and(bits, third)),
+                s.or(u3, s.and(s.shr::<1>(bits), third)),
+            ];
+            let low = u64::from_le_bytes(p.add(96).cast::<[u8; 8]>().read());
+            let high = u32::from_le_bytes(p.add(104).cast::<[u8; 4]>().read()) as u64;
+            let nibbles = |q: u64| q & 0x0f0f_0f0f_0f0f_0f0f;
+            let pairs = |q: u64| (q & 0x0303_0303) << 4;
+            let first = nibbles(low) | pairs(high) | pairs(high >> 2) << 32;
+            let last = nibbles(low >> 4) | pairs(high >> 4) | pairs(high >> 6) << 32;
+            let codes = (first as u128 | (last as u128) << 64).to_le();
+            let codes = s.sub_i(s.load_u8((&raw const codes).cast()), s.splat_i(32));
+            let scales = s.mul(s.float(codes), half(s, p.add(108)));
+            (u, scales, scales)
+        }
+    }
+}
+
+#[allow(non_camel_case_types, reason = "the format's own name")]
+pub(in super::super) struct Q4_K;
+/// The upper eight lanes, twice.
+const UPPER: [i32; 16] = [8, 9, 10, 11, 12, 13, 14, 15, 8, 9, 10, 11, 12, 13, 14, 15];
+/// Of each lane of the scales and offsets, the lane of what it is multiplied with: d, dmin.
+const FACTORS: [i32; 16] = [0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1];
+impl Format for Q4_K {
+    const ORDER: [usize; 16] = [0, 1, 4, 5, 2, 3, 6, 7, 8, 9, 12, 13, 10, 11, 14, 15];
+    const OFFSET: i32 = 0;
+    const FIRST: usize = 8;
+
+    #[inline(always)]
+    fn mins<S: Simd>(s: S, _: S::F, offsets: S::F) -> S::F {
+        // SAFETY: 16 lanes.
+        s.permute(offsets, s.bits(unsafe { s.load(UPPER.as_ptr().cast()) }))
+    }
+
+    #[inline(always)]
+    unsafe fn unpack<S: Simd>(s: S, _: DType, p: *const u8) -> ([S::I; 4], S::F, S::F) {
+        let four = s.splat_i(0x0f0f_0f0f);
+        // SAFETY: d, dmin, 12 bytes of groups, 128 of nibbles.
+        unsafe {
+            let scales = k_scales(s, p);
+            let (a, b) = (s.bits(s.load(p.add(16).cast())), s.bits(s.load(p.add(80).cast())));
+            let high = [s.and(s.shr::<4>(a), four), s.and(s.shr::<4>(b), four)];
+            ([s.and(a, four), high[0], s.and(b, four), high[1]], scales, scales)
+        }
+    }
+}
+
+/// Scales and offsets of the groups of Q4_K and Q5_K, from their first 16 bytes.
+#[inline(always)]
+unsafe fn k_scales<S: Simd>(s: S, p: *const u8) -> S::F {
+    // SAFETY: the caller has a block: d, dmin, 12 bytes of groups, and more.
+    unsafe {
+        let word = |at: usize| u32::from_le_bytes(p.add(at).cast::<[u8; 4]>().read());
+        let (g0, g1, g2) = (word(4), word(8), word(12));
+        let low = |g: u32| (g & 0x3f3f_3f3f) as u128;
+        let high = |low: u32, g: u32| (low & 0x0f0f_0f0f | g >> 2 & 0x3030_3030) as u128;
+        // One number, so that it goes to a vector without a detour through memory.
+        let groups = (low(g0) | high(g2, g0) << 32 | low(g1) << 64 | high(g2 >> 4, g1) << 96).to_le();
+        let factors = s.permute(s.load_f16(p.cast()), s.bits(s.load(FACTORS.as_ptr().cast())));
+        s.mul(s.float(s.load_u8((&raw const groups).cast())), factors)
+    }
+}
+
+/// The lower half of one, the upper half of the other.
+#[inline(always)]
+fn halves_of<S: Simd>(s: S, low: S::I, high: S::I) -> S::I {
+    const UPPER_HALF: [i32; 16] = [0, 0, 0, 0, 0, 0, 0, 0, -1, -1, -1, -1, -1, -1, -1, -1];
+    // SAFETY: 16 lanes.
+    let upper = s.bits(unsafe { s.load(UPPER_HALF.as_ptr().cast()) });
+    s.or(s.and(high, upper), s.and(low, s.xor(upper, s.splat_i(-1))))
+}
+
+#[allow(non_camel_case_types, reason = "the format's own name")]
+pub(in super::super) struct Q5_K;
+impl Format for Q5_K {
+    const ORDER: [usize; 16] = Q4_K::ORDER;
+    const OFFSET: i32 = 0;
+    const FIRST: usize = 8;
+
+    #[inline(always)]
+    fn mins<S: Simd>(s: S, scales: S::F, offsets: S::F) -> S::F {
+        Q4_K::mins(s, scales, offsets)
+    }
+
+    #[inline(always)]
+    unsafe fn unpack<S: Simd>(s: S, _: DType, p: *const u8) -> ([S::I; 4], S::F, S::F) {
+        let (four, fifth) = (s.splat_i(0x0f0f_0f0f), s.splat_i(0x1010_1010));
+        // SAFETY: 16 bytes of scales, 32 of fifth bits, 128 of nibbles.
+        unsafe {
+            let scales = k_scales(s, p);
+            // Bit g of a byte belongs to group g; the upper halves of the vectors are of the group after the next.
+            let bits = s.load_runs::<32>(p.add(16), 0);
+            let bits = halves_of(s, bits, s.shr::<2>(bits));
+            let (a, b) = (s.bits(s.load(p.add(48).cast())), s.bits(s.load(p.add(112).cast())));
+            let u = [
+                s.or(s.and(a, four), s.and(s.shl::<4>(bits), fifth)),
+                s.or(s.and(s.shr::<4>(a), four), s.and(s.shl::<3>(bits), fifth)),
+                s.or(s.and(b, four), s.and(bits, fifth)),
+                s.or(s.and(s.shr::<4>(b), four), s.and(s.shr::<1>(bits), fifth)),
+            ];
+            (u, scales, scales)
+        }
+    }
+}
+
+#[allow(non_camel_case_types, reason = "the format's own name")]
+pub(in super::super) struct Q6_K;
+impl Format for Q6_K {
+    const ORDER: [usize; 16] = [0, 1, 8, 9, 2, 3, 10, 11, 4, 5, 12, 13, 6, 7, 14, 15];
+    const GROUP: usize = 16;
+    const OFFSET: i32 = 32;
+
+    #[inline(always)]
+    unsafe fn unpack<S: Simd>(s: S, _: DType, p: *const u8) -> ([S::I; 4], S::F, S::F) {
+        let (four, two) = (s.splat_i(0x0f0f_0f0f), s.splat_i(0x3030_3030));
+        // SAFETY: 128 bytes of low bits, 64 of high ones, 16 of scales, d.
+        unsafe {
+            let (a, b) = (s.load_runs::<32>(p, 64), s.load_runs::<32>(p.add(32), 64));
+            let high = s.bits(s.load(p.add(128).cast()));
+            let u = [
+                s.or(s.and(a, four), s.and(s.shl::<4>(high), two)),
+                s.or(s.and(b, four), s.and(s.shl::<2>(high), two)),
+                s.or(s.and(s.shr::<4>(a), four), s.and(high, two)),
+                s.or(s.and(s.shr::<4>(b), four), s.and(s.shr::<2>(high), two)),
+            ];
+            let scales = s.mul(s.float(s.load_i8(p.add(192).cast())), half(s, p.add(208)));
+            (u, scales, scales)
+        }
+    }
+}
