@@ -436,7 +436,7 @@ template <class Elem, class S> DEV void attention(const AttentionArgs& p, u64 ma
     __syncthreads();
     if (threadIdx.x < 128) {
         registers_down<S::GROUPS == 2 ? 40 : 32>();
-        if (threadIdx.x == 0) produce(p, maps, m);
+        if (threadIdx.x < 32 && elected()) produce(p, maps, m);
     } else {
         registers_up<S::GROUPS == 2 ? 232 : 160>();
         consume<Elem>(p, m);

@@ -1,26 +1,29 @@
 // The products of gemm.cu on Hopper's tensor cores (wgmma), of bf16 and f16, and of f8e4m3 under Numerics::Fast: for compute capability 9.0 alone.
 //
 // One block a multiprocessor stays and takes tile after tile of 128 x `width` outputs; the host chooses `width`, a multiple of 16 up to 256, so that
-// the tiles fill the device (`Product::wide` in src/cuda/matmul.rs). A warp copies 64 of k at a time by tensor maps (TMA, 128-byte swizzle) into a ring
-// of as many stages as fit; two warpgroups multiply 64 rows each; two barriers a stage say that its copies are there, and that it was read.
+// the tiles fill the device (`Product::wide` in src/cuda/matmul.rs). One warp copies the weights, another x, 64 of k at a time by tensor maps (TMA, 128-byte
+// swizzle), into a ring of as many stages as fit; two warpgroups multiply 64 rows each; two barriers a stage say that its copies are there, and that it was read.
+// The lane that copies is elected (`elect.sync`): otherwise the assembler makes each copy a loop over lanes that might, and a step of up to 128 columns takes
+// 0.4 us instead of 0.3.
 // So the copies for the next tile run while this one's sums are stored, and the products of a step while those of the next are asked for.
 // Sums that are the result go from registers to 16 bytes a thread, transposed among four lanes; others through 4 KB a warp, four columns a lane.
-// A gated pair is 32 rows of w beside 32 of up, by turns. Where tiles are few, a cluster of 2 or 4 blocks shares k of a tile, and each adds its
-// part of the outputs from the shared memory of all: no scratch memory, no second kernel.
+// A gated pair is 32 rows of w beside 32 of up, by turns. Where tiles are few, a cluster of 2 or 4 blocks shares k of a tile; each sends
+// the others their rows of its sums, and adds what it gets: no scratch memory, no second kernel. Nothing in it releases or acquires at the cluster's scope,
+// which waits for all of a thread's accesses (1 us).
 // Which tile, rows of groups and what follows the sums are gemm.cu's.
 // fp8 is copied as 16-bit elements, two bytes each. Tensor cores keep about 14 bits of its sums, so those of a step (128 of k) are added in registers;
 // twice 128 columns, of which a part's sums are in the tensor cores while the other warpgroup adds its own, leave room for both.
 // Promised instructions: HGMMA, QGMMA, UTMALDG.
 // Traffic per block and k of 64, from L2: 48 KB at 128 x 256 for 4.2 MFLOP.
 // Measured on an H200 in turns with cuBLAS, bf16, TFLOP/s (cuBLAS): 4096 cubed 692 (687), 8192 cubed 666 (659); with bias and silu 428 and 483.
-// Of cuBLAS's speed on the models' shapes, the better of launching and replaying it: with 2048 rows 0.95 or more for 17 of 22, with 512 for 8 of 22
-// (median 0.89), with 128 for 7 of 21 (0.79), least where a product takes under 20 us; 3.5 to 4 times where n is odd (49155). Open: 1536 x 384 by 128 rows takes 5.4 us, and took 3.6 in a trial whose 2-D maps and few
-// parameters are the difference; steps of 64 columns 0.27 us, there 0.2.
+// The models' shapes beside cuBLAS: README.md. Open: products below 20 us, where a tile's first copies and its end do not overlap the launch before,
+// since no second block fits beside this one's registers and stages.
 // f8e4m3, TFLOP/s (torch._scaled_mm, and with sums left in the tensor cores): 4096 cubed 1099 (1371, 1485), 8192 cubed 1077 (1445, 1405),
 // 2048 x 14336 x 4096 1057 (1374, 1485), 128 x 14336 x 4096 531 (694, 747). nmse of 32768 positive terms 1.5e-8, of as many whose halves cancel
 // 2.6e-6, as torch's; sums left in the tensor cores 1.1e-2 and 5.0e-2. A step of 64, 128, 256 columns takes 0.42, 0.58, 0.95 us.
 // Lost: fp8 by parts of 96 columns (192 at 4096 cubed: 806).
-// Tried and lost at 4096 cubed, where 128 x 256 had 782 TFLOP/s (cuBLAS 790): two blocks that share the wider operand by multicast (596), 256 x 128
+// Tried and lost: two or four blocks that share rows of x by multicast (186 us at 4096 cubed for 182; 1 to 3 us more in all the models' products by 128 rows);
+// at 4096 cubed, where 128 x 256 had 782 TFLOP/s (cuBLAS 790): two that share the wider operand, whose arrivals waited for memory (596), 256 x 128
 // (763), stores by TMA behind three stages (767), two warpgroups with a tile of 64 x 256 each by turns (741).
 #include "gemm.cuh"
 #include "hopper.cuh"
@@ -138,12 +141,15 @@ struct Ring {
     DEV void next() {
         if (++stage == depth) stage = 0, parity ^= 1;
     }
+    // The warpgroup has read a stage.
+    DEV void release(u32 read) const {
+        if (threadIdx.x % 128 == 0) barrier_arrive(empty + 8 * read);
+    }
 };
 
 // Products of N columns by the warpgroup's 64 rows, over some steps.
 template <class Type, u32 N> DEV void multiply_steps(float (&d)[WIDEST / 2], Ring& ring, u32 steps) {
     u32 before = 0, rows = threadIdx.x / 128 * (64 * ROW);
-    bool first_thread = threadIdx.x % 128 == 0;
 #pragma unroll 1
     for (u32 step = 0; step < steps; step++) {
         barrier_wait(ring.full + 8 * ring.stage, ring.parity);
@@ -153,18 +159,17 @@ template <class Type, u32 N> DEV void multiply_steps(float (&d)[WIDEST / 2], Rin
         for (u32 k = 0; k < 4; k++) multiply<Type, N>(d, descriptor(x + k * 32), descriptor(w + k * 32), k + step);
         products_end();
         products_wait<1>();
-        if (step > 0 && first_thread) barrier_arrive(ring.empty + 8 * before);
+        if (step > 0) ring.release(before);
         before = ring.stage;
         ring.next();
     }
     products_wait<0>();
-    if (steps > 0 && first_thread) barrier_arrive(ring.empty + 8 * before);
+    if (steps > 0) ring.release(before);
 }
 // The same of fp8, whose sums have about 14 bits in the tensor cores: those of a step, of N columns at a time, are added here, times the scale of
 // w's block of 128 by 128 where there is one.
 template <u32 N, u32 PARTS> DEV void multiply_steps_fp8(const Args& p, const Tile& t, float (&d)[WIDEST / 2], Ring& ring) {
     u32 rows = threadIdx.x / 128 * (64 * ROW);
-    bool first_thread = threadIdx.x % 128 == 0;
 #pragma unroll
     for (u32 e = 0; e < PARTS * N / 2; e++) d[e] = 0.0f;
 #pragma unroll 1
@@ -180,7 +185,7 @@ template <u32 N, u32 PARTS> DEV void multiply_steps_fp8(const Args& p, const Til
             for (u32 k = 0; k < 4; k++) multiply_fp8<N>(part, descriptor(x + k * 32), descriptor(w + c * N * ROW + k * 32), k);
             products_end();
             products_wait<0>();
-            if (c == PARTS - 1 && first_thread) barrier_arrive(ring.empty + 8 * ring.stage);
+            if (c == PARTS - 1) ring.release(ring.stage);
 #pragma unroll
             for (u32 e = 0; e < N / 2; e++) {
                 asm volatile("" : "+f"(part[e])); // not read before the wait
@@ -355,41 +360,57 @@ DEV void finish_rows(const Args& p, const Tile& t, u64 first, const float (&d)[W
     }
 }
 
-// Where a block leaves its sums for the others of the cluster.
-DEV u32 shared_sum(u32 row, u32 column) {
-    return row * WIDEST + (column ^ (row & 3) << 3);
+// Where a tile's sums lie, whose width is a multiple of 32.
+DEV u32 shared_sum(u32 row, u32 column, u32 width) {
+    return row * width + (column ^ (row & 3) << 3);
 }
 DEV void share_rows(u32 width, const float (&d)[WIDEST / 2], float* sums) {
     u32 row = threadIdx.x / 32 * 16 + threadIdx.x % 32 / 4;
 #pragma unroll
     for (u32 e = 0; e < WIDEST / 4; e++) {
         if (e * 4 >= width) break;
-        *(Pair*)(sums + shared_sum(row + e % 2 * 8, e / 2 * 8 + threadIdx.x % 4 * 2)) = {d[2 * e], d[2 * e + 1]};
+        *(Pair*)(sums + shared_sum(row + e % 2 * 8, e / 2 * 8 + threadIdx.x % 4 * 2, width)) = {d[2 * e], d[2 * e + 1]};
     }
 }
+// Sends the others of the cluster their rows of these sums, and waits for theirs, which lie behind by rank, this block's left out.
+DEV void exchange(const float* sums, u32 width, u32 rank, u32 shares, u32 met) {
+    u32 part = HEIGHT / shares * width * 4, own = shared_address(sums);
+    if (threadIdx.x < 32) {
+        if (elected()) {
+            barrier_expect(met, (shares - 1) * part);
+#pragma unroll 1
+            for (u32 to = 0; to < shares; to++) {
+                u32 slot = rank < to ? rank : rank - 1;
+                if (to != rank) copy_there(address_at(own + shares * part + slot * part, to), own + to * part, part, address_at(met, to));
+            }
+        }
+        __syncwarp(); // none waits in its place
+    }
+    barrier_wait(met, 0);
+}
 // Four sums of all blocks of the cluster, added in the same order every time.
-DEV void add_shares(float (&y)[4], const float* sums, u32 row, u32 column, u32 shares) {
-    u32 own = shared_address(sums + shared_sum(row, column));
+DEV void add_shares(float (&y)[4], const float* sums, u32 row, u32 column, u32 width, u32 rank, u32 shares) {
+    u32 rows = HEIGHT / shares;
 #pragma unroll 2
-    for (u32 rank = 0; rank < shares; rank++) {
-        float more[4];
-        load_there(more, address_at(own, rank));
+    for (u32 from = 0; from < shares; from++) {
+        u32 first = from == rank ? rank * rows : HEIGHT + (from < rank ? from : from - 1) * rows;
+        const float* more = sums + first * width + shared_sum(row, column, width);
 #pragma unroll
         for (u32 u = 0; u < 4; u++) y[u] += more[u];
     }
 }
-// This block's part of the tile's outputs, with what follows.
-DEV void finish_share(const Args& p, const Tile& t, const float* sums, u32 rank, u32 shares) {
-    u32 quarters = t.columns / 4, end = HEIGHT * quarters / shares;
+// This block's rows of the tile's outputs, with what follows.
+DEV void finish_share(const Args& p, const Tile& t, const float* sums, u32 width, u32 rank, u32 shares) {
+    u32 quarters = t.columns / 4, rows = HEIGHT / shares;
     Place to = place_of(p, t.rows.b);
 #pragma unroll 1
-    for (u32 e = threadIdx.x; e < end; e += CONSUMERS) {
-        u32 row = (rank * end + e) / quarters, column = (rank * end + e) % quarters * 4;
-        u64 i = t.rows.first + row, j = t.first_j + column;
+    for (u32 e = threadIdx.x; e < rows * quarters; e += CONSUMERS) {
+        u32 row = e / quarters, column = e % quarters * 4;
+        u64 i = t.rows.first + rank * rows + row, j = t.first_j + column;
         if (i >= t.rows.end || j >= p.n) continue;
         float y[4] = {}, up[4] = {};
-        add_shares(y, sums, row, column_of(t, column), shares);
-        if (t.gated) add_shares(up, sums, row, column_of(t, column) + 32, shares);
+        add_shares(y, sums, row, column_of(t, column), width, rank, shares);
+        if (t.gated) add_shares(up, sums, row, column_of(t, column) + 32, width, rank, shares);
         finish_four(p, to, i, j, y, up);
     }
 }
@@ -416,13 +437,11 @@ DEV Tile wide_tile(const Wide& a, u32 at, u32 rank, u32 elem) {
     return t;
 }
 
-// The weights of a step, to the ring's stage `stage`: one thread, as what follows.
-DEV void copy_weights(const Wide& a, u64 maps, const Tile& t, const Ring& ring, u32 stage, u32 k) {
+// The weights of a step, to the ring's stage `stage`. One lane, as what follows.
+DEV void copy_weights(const Wide& a, u64 maps, const Tile& t, Matrix w, const Ring& ring, u32 stage, u32 k) {
     u64 w_map = maps + X_MAP + MAP_BYTES, up_map = w_map + MAP_BYTES;
-    const Args& p = a.p;
-    Matrix w = p.groups ? Matrix{p.w.stride[2] ? (u32)t.rows.b : 0, 0} : matrix_at(p, p.w, t.rows.b);
     u32 to = ring.base + stage * ring.bytes + HEIGHT * ROW, full = ring.full + 8 * stage;
-    barrier_expect(full, ring.bytes);
+    barrier_expect(full, a.width * ROW);
     if (!t.gated) {
         copy_box(to, w_map, k, (u32)t.first_j, w.inner, w.outer, full);
         return;
@@ -430,19 +449,54 @@ DEV void copy_weights(const Wide& a, u64 maps, const Tile& t, const Ring& ring, 
 #pragma unroll 1
     for (u32 j = 0; j < t.columns; j += 32) {
         copy_box(to + 2 * j * ROW, w_map, k, (u32)t.first_j + j, w.inner, w.outer, full);
-        copy_box(to + (2 * j + 32) * ROW, up_map, k, (u32)t.first_j + j, p.groups ? w.inner : 0, 0, full);
+        copy_box(to + (2 * j + 32) * ROW, up_map, k, (u32)t.first_j + j, a.p.groups ? w.inner : 0, 0, full);
     }
 }
-// Fills the ring with tile after tile, the first stages of which have their weights.
-DEV void copy_tile(const Wide& a, u64 maps, const Tile& t, Ring& ring, u32 early) {
+// Fills the ring with the weights of tile after tile: as many as there is room for, while the launches before still run.
+DEV void copy_weights(const Wide& a, u64 maps, Ring ring, u32 rank, u32 elem, u32 first, u32 stride) {
     const Args& p = a.p;
-    Matrix x = p.groups ? Matrix{} : matrix_at(p, p.x, t.rows.b);
+    bool lead = elected();
+    u32 room = p.groups ? 0 : ring.depth;
+    if (p.groups) AFTER_LAUNCHES();
 #pragma unroll 1
-    for (u32 step = t.first_step; step < t.end_step; step++) {
-        barrier_wait(ring.empty + 8 * ring.stage, ring.parity ^ 1);
-        if (step - t.first_step >= early) copy_weights(a, maps, t, ring, ring.stage, step * STEP);
-        copy_box(ring.base + ring.stage * ring.bytes, maps + X_MAP, step * STEP, (u32)t.rows.first, x.inner, x.outer, ring.full + 8 * ring.stage);
-        ring.next();
+    for (u32 at = first; at < a.tiles; at += stride) {
+        Tile t = wide_tile(a, at, rank, elem);
+        if (t.rows.first == t.rows.end) continue;
+        Matrix w = p.groups ? Matrix{p.w.stride[2] ? (u32)t.rows.b : 0, 0} : matrix_at(p, p.w, t.rows.b);
+        if (lead) {
+#pragma unroll 1
+            for (u32 step = t.first_step; step < t.end_step; step++) {
+                if (room > 0 && --room == 0) AFTER_LAUNCHES();
+                barrier_wait(ring.empty + 8 * ring.stage, ring.parity ^ 1);
+                copy_weights(a, maps, t, w, ring, ring.stage, step * STEP);
+                ring.next();
+            }
+        }
+        __syncwarp();
+    }
+    if (room > 0) AFTER_LAUNCHES();
+}
+// The same of the rows of x.
+DEV void copy_rows(const Wide& a, u64 maps, Ring ring, u32 rank, u32 elem, u32 first, u32 stride) {
+    const Args& p = a.p;
+    bool lead = elected();
+    AFTER_LAUNCHES();
+#pragma unroll 1
+    for (u32 at = first; at < a.tiles; at += stride) {
+        Tile t = wide_tile(a, at, rank, elem);
+        if (t.rows.first == t.rows.end) continue;
+        Matrix x = p.groups ? Matrix{} : matrix_at(p, p.x, t.rows.b);
+        if (lead) {
+#pragma unroll 1
+            for (u32 step = t.first_step; step < t.end_step; step++) {
+                u32 full = ring.full + 8 * ring.stage;
+                barrier_wait(ring.empty + 8 * ring.stage, ring.parity ^ 1);
+                barrier_expect(full, HEIGHT * ROW);
+                copy_box(ring.base + ring.stage * ring.bytes, maps + X_MAP, step * STEP, (u32)t.rows.first, x.inner, x.outer, full);
+                ring.next();
+            }
+        }
+        __syncwarp();
     }
 }
 
@@ -450,32 +504,26 @@ template <class Type> DEV void gemm(const Wide& a, u64 parameters) {
     const Args& p = a.p;
     extern __shared__ __align__(1024) u8 shared[];
     u32 base = shared_address(shared), bytes = (HEIGHT + a.width) * ROW, warp = threadIdx.x / 32;
-    u32 rank = a.shares > 1 ? cluster_rank() : 0, full = base + a.depth * bytes, empty = full + 8 * a.depth;
+    u32 rank = a.shares > 1 ? cluster_rank() : 0, full = base + a.depth * bytes, empty = full + 8 * a.depth, met = empty + 8 * a.depth;
     Ring ring = {base, bytes, a.depth, full, empty, 0, 0};
-    float* staging = (float*)(shared + a.depth * (bytes + 16)) + warp * (STAGING / 4);
+    float* staging = (float*)(shared + a.depth * (bytes + 16) + 16) + warp * (STAGING / 4);
     if (threadIdx.x == CONSUMERS) {
-        for (u32 s = 0; s < a.depth; s++) barrier_init(full + 8 * s, 1), barrier_init(empty + 8 * s, 2);
+        for (u32 s = 0; s < a.depth; s++) barrier_init(full + 8 * s, 2), barrier_init(empty + 8 * s, 2);
+        barrier_init(met, 1);
         barriers_made();
     }
     __syncthreads();
     if (warp >= CONSUMERS / 32) {
         registers_down<56>();
         u32 first = block_index() / a.shares, stride = gridDim.x / a.shares;
-        u32 early = 0; // steps whose weights are asked for while the launches before still run
-        if (threadIdx.x == CONSUMERS && !p.groups && first < a.tiles) {
-            Tile t = wide_tile(a, first, rank, Type::ELEM);
-            for (; early < ring.depth && t.first_step + early < t.end_step; early++) {
-                copy_weights(a, parameters, t, ring, early, (t.first_step + early) * STEP);
-            }
+        if (warp == CONSUMERS / 32) {
+            copy_weights(a, parameters, ring, rank, Type::ELEM, first, stride);
+        } else if (warp == CONSUMERS / 32 + 1) {
+            copy_rows(a, parameters, ring, rank, Type::ELEM, first, stride);
+        } else {
+            AFTER_LAUNCHES();
         }
-        AFTER_LAUNCHES();
-#pragma unroll 1
-        for (u32 at = first; warp == CONSUMERS / 32 && at < a.tiles; at += stride) {
-            Tile t = wide_tile(a, at, rank, Type::ELEM);
-            if (threadIdx.x == CONSUMERS && t.rows.first < t.rows.end) copy_tile(a, parameters, t, ring, at == first ? early : 0);
-            __syncwarp();
-        }
-        if (a.shares > 1) cluster_sync(), cluster_sync();
+        if (a.shares > 1) cluster_meet(), cluster_meet();
         return;
     }
     registers_up<224>();
@@ -491,9 +539,12 @@ template <class Type> DEV void gemm(const Wide& a, u64 parameters) {
         if (a.shares > 1) { // all have one tile
             named_sync(1, CONSUMERS); // whose stages are read
             share_rows(a.width, d, (float*)shared);
-            cluster_sync();
-            finish_share(p, t, (const float*)shared, rank, a.shares);
-            cluster_sync(); // none leaves while others read
+            shared_written();
+            named_sync(1, CONSUMERS);
+            cluster_meet(); // so are the others'
+            exchange((const float*)shared, a.width, rank, a.shares, met);
+            finish_share(p, t, (const float*)shared, a.width, rank, a.shares);
+            cluster_meet(); // none leaves while its sums are on their way
         } else if (p.direct && p.out.type == Type::TYPE && t.rows.b >= 0) {
             store_rows<Type>(p, t, row, d);
         } else {

@@ -4,8 +4,8 @@ fastest of our records with the peer's median and its ratio to ours (above 1: ou
     python3 tools/gpu_peers.py <bench.jsonl >peers.jsonl
 
 Products run through torch (cuBLAS), a quantized weight's peer being the product in bf16; attention through each back end of
-scaled_dot_product_attention that takes the case; norms through a Triton kernel where Triton is there. Each call's weight is another one of a
-ring larger than the cache, as in our own measurement.
+scaled_dot_product_attention that takes the case; norms through a Triton kernel where Triton is there. The calls go round as many weights as
+our own measurement had.
 """
 import json, statistics, sys, warnings
 
@@ -19,7 +19,6 @@ if not torch.cuda.is_available():
     sys.exit("no peer: torch finds no GPU")
 
 DTYPES = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
-CACHE = 256 << 20
 
 
 def operands(case):
@@ -38,9 +37,18 @@ def operands(case):
 def median(calls):
     """Nanoseconds of a call, by events around rounds of them; `calls` are the same work on other memory. The better of launching each and of
     replaying a graph of them: Python's own time is no peer's."""
+    def elapsed(way):
+        start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        start.record()
+        way()
+        end.record()
+        end.synchronize()
+        return start.elapsed_time(end) * 1e6
+
     for call in calls[:3]:
         call()
-    each = max(8, len(calls))
+    single = min(elapsed(calls[0]) for _ in range(3))
+    each = max(8, len(calls), min(256, int(2e6 / single)))  # rounds of 2 ms, as ours
 
     def one_by_one():
         for i in range(each):
@@ -57,39 +65,26 @@ def median(calls):
     medians = []
     for way in ways:
         way()
-        rounds = []
-        for _ in range(7):
-            start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-            start.record()
-            way()
-            end.record()
-            end.synchronize()
-            rounds.append(start.elapsed_time(end) * 1e6 / each)
-        medians.append(statistics.median(rounds))
+        medians.append(statistics.median(elapsed(way) / each for _ in range(7)))
     return int(min(medians))
-
-
-def ring(make, size):
-    """As many copies as exceed the cache."""
-    return [make() for _ in range(max(1, min(64, CACHE // max(size, 1) + 1)))]
 
 
 def random(dtype, shape):
     return torch.randn(shape, device="cuda", dtype=torch.float32).to(dtype)
 
 
-def products(found, rest):
+def products(found, rest, sets):
     (_, x), (_, w) = found["x"], found["w"]
     dtype = DTYPES.get(found["x"][0])
     if dtype is None or len(x) != 2 or len(w) != 2 or set(rest) - {"numerics"} or set(found) - {"x", "w", "out"}:
         return
     dtype = torch.bfloat16 if found["w"][0] not in DTYPES else dtype
     a = random(dtype, x)
-    weights = ring(lambda: random(dtype, w), w[0] * w[1] * dtype.itemsize)
+    weights = [random(dtype, w) for _ in range(sets)]
     yield f"torch {dtype}".replace("torch.", ""), [lambda b=b: F.linear(a, b) for b in weights]
 
 
-def attention(found, rest):
+def attention(found, rest, _sets):
     from torch.nn.attention import SDPBackend, sdpa_kernel
 
     q, k, v = (found[name] for name in "qkv")
@@ -112,7 +107,7 @@ def attention(found, rest):
         yield f"torch sdpa {name.split('_')[0].lower()}", [call]
 
 
-def norms(found, rest):
+def norms(found, rest, _sets):
     import triton
     import triton.language as tl
 
@@ -128,10 +123,10 @@ def norms(found, rest):
         scale = 1.0 / tl.sqrt(tl.sum(v * v) / n + eps)
         tl.store(y + row * n + at, v * scale * weight, mask=at < n)
 
-    xs = ring(lambda: random(DTYPES[found["x"][0]], found["x"][1]), 2 * n)
-    y, w = torch.empty_like(xs[0]), random(torch.float32, [n])
+    x = random(DTYPES[found["x"][0]], found["x"][1])
+    y, w = torch.empty_like(x), random(torch.float32, [n])
     block = triton.next_power_of_2(n)
-    yield "triton", [lambda x=x: kernel[(x.numel() // n,)](x, y, w, n, 1e-5, BLOCK=block) for x in xs]
+    yield "triton", [lambda: kernel[(x.numel() // n,)](x, y, w, n, 1e-5, BLOCK=block)]
 
 
 PEERS = {"matmul": products, "attention": attention, "norm": norms}
@@ -146,7 +141,7 @@ def main():
     for case, ours in fastest.items():
         peers, time = PEERS.get(case.split()[0]), max(ours["samples"]["median"], 1)
         try:
-            for peer, calls in peers(*operands(case)) if peers else ():
+            for peer, calls in peers(*operands(case), ours["conditions"]["weight_sets"]) if peers else ():
                 try:
                     theirs = median(calls)
                 except RuntimeError as why:  # the back end does not take the case

@@ -46,6 +46,12 @@ DEV void named_sync(u32 barrier, u32 threads) {
     asm volatile("bar.sync %0, %1;" ::"r"(barrier), "r"(threads) : "memory");
 }
 
+// True in one lane of the warp, which all lanes ask: what it alone does then needs no loop over lanes that might.
+DEV bool elected() {
+    u32 one;
+    asm volatile("{.reg .pred one; .reg .b32 lane; elect.sync lane|one, 0xffffffff; selp.u32 %0, 1, 0, one;}" : "=r"(one));
+    return one;
+}
 // The block's index, read anew: kept from before registers change hands it would be spilled.
 DEV u32 block_index() {
     u32 index;
@@ -58,9 +64,9 @@ DEV u32 cluster_rank() {
     asm volatile("mov.u32 %0, %cluster_ctarank;" : "=r"(rank));
     return rank;
 }
-// All threads of the cluster meet, and see what the others wrote.
-DEV void cluster_sync() {
-    asm volatile("barrier.cluster.arrive.release; barrier.cluster.wait.acquire;" ::: "memory");
+// All threads of the cluster meet. What they wrote the others need not see: that takes a wait for all of a thread's accesses, 1 us.
+DEV void cluster_meet() {
+    asm volatile("barrier.cluster.arrive.relaxed; barrier.cluster.wait;" ::: "memory");
 }
 // The address in the block of this rank.
 DEV u32 address_at(u32 at, u32 rank) {
@@ -69,16 +75,21 @@ DEV u32 address_at(u32 at, u32 rank) {
     return there;
 }
 
-// 16 bytes of any block's shared memory.
-DEV void load_there(float* y, u32 at) {
-    asm volatile("ld.shared::cluster.v4.f32 {%0,%1,%2,%3}, [%4];" : "=f"(y[0]), "=f"(y[1]), "=f"(y[2]), "=f"(y[3]) : "r"(at) : "memory");
-}
-
 // A box of a tensor to shared memory; the barrier learns of its bytes.
 DEV void copy_box(u32 to, u64 map, u32 element, u32 row, u32 outer, u32 outermost, u32 barrier) {
     asm volatile("cp.async.bulk.tensor.4d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%2,%3,%4,%5}], [%6];" ::"r"(to),
                  "l"(map), "r"(element), "r"(row), "r"(outer), "r"(outermost), "r"(barrier)
                  : "memory");
+}
+// Bytes of shared memory, a multiple of 16, to another block's (`address_at`), whose barrier learns of them.
+DEV void copy_there(u32 to, u32 from, u32 bytes, u32 barrier) {
+    asm volatile("cp.async.bulk.shared::cluster.shared::cta.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(to), "r"(from), "r"(bytes),
+                 "r"(barrier)
+                 : "memory");
+}
+// What the thread wrote to shared memory is seen by copies, after a barrier.
+DEV void shared_written() {
+    asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
 }
 // A tile whose rows of 128 bytes are k, permuted: 8 rows are 1024 bytes.
 DEV u64 descriptor(u32 address) {

@@ -9,7 +9,7 @@ use super::{
     rival::{LeftOut, Rival},
 };
 use crate::{
-    backend::View,
+    backend::{Replay, View},
     dispatch::{Device, Launch, contents, pack},
     error::{Error, Result},
     op::{Op, Operands, Rng, Role},
@@ -19,6 +19,8 @@ use crate::{
 const SAMPLE: Duration = Duration::from_micros(300);
 const DEVICE_SAMPLE: Duration = Duration::from_millis(2);
 const WARM_UP: usize = 2;
+/// From how many operations for a byte on it does not matter whether a weight comes from the cache: on processors, and on devices.
+const REUSE: (u64, u64) = (32, 512);
 const MOST_SAMPLES: usize = 60;
 
 /// A kernel with its operands: one list of arguments for each set of weights.
@@ -28,6 +30,8 @@ struct Staged {
     scratch: Option<View>,
     samples: Vec<Duration>,
     repeat: usize,
+    /// A sample's launches, where the device records: how a model's layers run, and what no host's speed is part of.
+    replay: Option<Box<dyn Replay>>,
 }
 
 /// Measures the operation on one device: a record for each of its kernels. `Unsupported` where it has none.
@@ -55,8 +59,8 @@ pub fn measure_beside(
         host.push(bytes);
     }
     let weights: usize = operands.iter().filter(|o| o.role == Role::Weight).map(|o| o.spec.span()).sum();
-    // Reusing a weight within one launch makes where it comes from irrelevant: only thin products rotate.
-    let thin = op.cost().flops / 32 < op.cost().bytes;
+    let reuse = if device.info().threads == 0 { REUSE.1 } else { REUSE.0 };
+    let thin = op.cost().flops / reuse < op.cost().bytes;
     let sets = if weights == 0 || !thin { 1 } else { (options.weights / weights).clamp(1, 16) };
     let mut staged = Vec::new();
     let mut shared: Vec<View> = Vec::new();
@@ -68,7 +72,7 @@ pub fn measure_beside(
         let args = stage(device, &launch, &operands, &host, &shared, sets)?;
         let scratch = Some(launch.plan().scratch()).filter(|&n| n > 0);
         let scratch = scratch.map(|n| Ok::<_, Error>(View::whole(device.backend().alloc(n)?))).transpose()?;
-        staged.push(Staged { launch, sets: args, scratch, samples: Vec::new(), repeat: 1 });
+        staged.push(Staged { launch, sets: args, scratch, samples: Vec::new(), repeat: 1, replay: None });
     }
     // The first check also warms up: caches, page tables, pipelines.
     let mut verdicts = Vec::new();
@@ -87,6 +91,11 @@ pub fn measure_beside(
         let single = s.sample(device, options)?;
         let sample = if device.info().threads == 0 { DEVICE_SAMPLE } else { SAMPLE };
         s.repeat = (sample.as_nanos() / single.as_nanos().max(1)).clamp(1, 1024) as usize;
+        s.replay = device.backend().record(&mut || s.run(0, s.repeat.max(s.sets.len())))?;
+        if s.replay.is_some() {
+            s.repeat = s.repeat.max(s.sets.len());
+            s.sample(device, options)?;
+        }
     }
     let (mut beside, mut left_out) = (Vec::new(), Vec::new());
     for rival in rivals.iter_mut() {
@@ -125,7 +134,7 @@ pub fn measure_beside(
                 ..code.clone()
             },
             device: place.clone(),
-            conditions: conditions(device, sets, sets * weights),
+            conditions: Conditions { graph_replay: s.replay.is_some(), ..conditions(device, sets, sets * weights) },
             derived: Derived::new(op, samples.median.max(1) as f64 * 1e-9, &device.peaks()),
             samples,
             correctness,
@@ -214,13 +223,15 @@ impl Staged {
     /// Time per launch.
     fn sample(&self, device: &Device, options: &Options) -> Result<Duration> {
         let first = self.samples.len() * self.repeat;
-        let time = match options.clock.filter(|_| device.info().threads > 0) {
-            Some(clock) => {
+        let time = match (options.clock.filter(|_| device.info().threads > 0), &self.replay) {
+            // SAFETY: the views that it was recorded with are in `sets` and `scratch`.
+            (None, Some(replay)) => device.backend().time(&mut || unsafe { replay.run() })?,
+            (Some(clock), _) => {
                 let start = clock();
                 self.run(first, self.repeat)?;
                 clock().saturating_sub(start)
             }
-            None => device.backend().time(&mut || self.run(first, self.repeat))?,
+            (None, None) => device.backend().time(&mut || self.run(first, self.repeat))?,
         };
         Ok(time / self.repeat as u32)
     }

@@ -442,7 +442,8 @@ impl Product<'_> {
         // Not every multiprocessor finds three others for a cluster.
         let possible = |tile: &(usize, usize)| {
             let room = if tile.1 == 4 { processors * 3 / 4 } else { processors };
-            tile.1 == 1 || groups == 0 && steps >= 4 * tile.1 && blocks(tile) <= room
+            let meets = groups == 0 && steps >= 4 * tile.1 && tile.0 <= 128 && tile.0.is_multiple_of(32);
+            tile.1 == 1 || meets && blocks(tile) <= room
         };
         let parts = |w: usize| !fp8 || w.is_power_of_two();
         let widths = (2..=16_usize).rev().map(|w| w * 16).filter(|&w| parts(w) && (!gated || w.is_multiple_of(64)));
@@ -452,8 +453,8 @@ impl Product<'_> {
         // Sums of the operands' type need no way through shared memory, but where rows may belong to no group.
         let stored = if entry == "f16_wide" { DType::F16 } else { DType::BF16 };
         let straight = self.direct() && groups == 0 && self.spec("out").is_some_and(|out| out.dtype() == stored);
-        let staging = if straight { 0 } else { 8 * 4096 };
-        let depth = (SHARED - staging) / stage;
+        let staging = if straight || shares > 1 { 0 } else { 8 * 4096 };
+        let depth = (SHARED - staging - 16) / stage;
         let mut kernel = self.kernel("gemm.sm_90a", entry);
         kernel.pair(u32::try_from(tiles).ok()?, width as u32);
         kernel.pair(depth as u32, shares as u32);
@@ -472,7 +473,7 @@ impl Product<'_> {
             kernel.map("w", boxes);
             kernel.map("up", 32);
         }
-        kernel.shared = depth * stage + staging;
+        kernel.shared = depth * stage + 16 + staging;
         (kernel.threads, kernel.cluster) = (384, shares as u32);
         kernel.blocks = if shares > 1 { tiles * shares } else { tiles.min(processors) };
         kernel.early = true;

@@ -405,11 +405,10 @@ impl Function for Loaded {
                 sys::CUlaunchAttributeValue_union__bindgen_ty_1 { x: grid.cluster, y: 1, z: 1 };
             count += 1;
         }
-        // Every kernel lets the next one begin once those before it are done: only the last launch can still be writing. Clusters, which need
-        // several free multiprocessors of one kind at once, are found sooner when nothing else is half begun.
+        // Every kernel lets the next one begin once those before it are done: only the last launch can still be writing.
         let mut written = stream.written();
         let meets = |a: &Range<u64>| written.iter().any(|b| a.start < b.end && b.start < a.end);
-        if self.overlaps && grid.cluster == 1 && !touched.early.iter().any(meets) {
+        if self.overlaps && !touched.early.iter().any(meets) {
             attributes[count].id = sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION;
             attributes[count].value.programmaticStreamSerializationAllowed = 1;
             count += 1;

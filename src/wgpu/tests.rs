@@ -124,7 +124,8 @@ fn a_lost_device_says_so() {
 
 #[test]
 fn a_pipeline_is_built_once_for_all_extents() {
-    let Some(device) = devices().into_iter().next() else { return };
+    let Some(adapter) = adapters().into_iter().next() else { return };
+    let device = open(&adapter, "known".into(), &OpenOptions::default()).unwrap();
     let plan = |m: usize| {
         let op: Op = format!("matmul x=f32:{m}x64 w=q8_0:32x64 out=f32:{m}x32").parse().unwrap();
         device.plan(&op).unwrap().remove(0)

@@ -80,7 +80,7 @@ impl<'a> Cluster<'a> {
                     dirty: vec![false; if k.wgmma { k.nregs as usize } else { 0 }],
                     flight: vec![0; if k.wgmma { k.nregs as usize } else { 0 }],
                     group: 1,
-                    registers: registers_at_first(ntid),
+                    registers: registers_at_first(ntid, k.resident),
                     waited: if k.waits { 0 } else { !0 },
                     arrived: [0; 32],
                 }
@@ -316,9 +316,9 @@ impl<'a> Cluster<'a> {
         }
     }
 }
-/// The registers of a thread that the most threads of a block can have.
-pub(crate) fn registers_at_first(threads: u32) -> u32 {
-    (65536 / threads.next_multiple_of(32) / 8 * 8).min(255)
+/// The most registers that a thread can have, where so many blocks are resident.
+pub(crate) fn registers_at_first(threads: u32, resident: u32) -> u32 {
+    (65536 / (threads.next_multiple_of(32) * resident) / 8 * 8).min(255)
 }
 /// The cluster's barrier among a block's 16.
 pub(crate) const CLUSTER: u8 = 16;

@@ -39,6 +39,8 @@ pub enum K {
     Ret,
     Shfl,
     Vote,
+    Elect,
+    CopyThere,
     Atom,
     Prmt,
     Bfe,
@@ -260,6 +262,7 @@ pub fn decode(s: &str) -> Op {
             assert!(has("sync") && has("ballot"), "vote not supported: {s}");
             K::Vote
         }
+        "elect" => K::Elect,
         "atom" | "red" => {
             assert!(has("add") && matches!(o.t, T::U(4 | 8)), "atomic not supported: {s}");
             o.flag = (p[0] == "red") as u8;
@@ -299,6 +302,13 @@ pub fn decode(s: &str) -> Op {
             assert!(!has("bulk_group") && ["1d", "2d", "3d", "4d"].into_iter().any(has), "copy not supported: {s}");
             o.flag = has("multicast::cluster") as u8;
             K::Tma
+        }
+        "cp" if has("bulk") => {
+            assert!(
+                has("shared::cluster") && has("shared::cta") && has("mbarrier::complete_tx::bytes"),
+                "copy not supported: {s}"
+            );
+            K::CopyThere
         }
         "cp" => K::CpAsync,
         "mbarrier" => match p[1] {

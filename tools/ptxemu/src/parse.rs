@@ -31,6 +31,8 @@ pub struct Kernel {
     pub wgmma: bool,
     /// Whether it waits for the launches before it: then it writes nothing before that.
     pub waits: bool,
+    /// Blocks that a multiprocessor must have room for: they share its registers.
+    pub resident: u32,
 }
 /// The kernels of a file, and its arrays in global memory, one behind the other from `GLW` on.
 #[derive(Debug, Default)]
@@ -148,6 +150,8 @@ struct Scope {
 }
 fn kernel(head: &str, body: &str, gsh: &[(String, usize, usize)], globals: &HashMap<String, u64>) -> Kernel {
     let mut k = Kernel::default();
+    let resident = head.split_once(".minnctapersm").and_then(|(_, n)| n.split_whitespace().next()?.parse().ok());
+    k.resident = resident.unwrap_or(1);
     let op = head.find('(').unwrap();
     k.name = head[..op].split_whitespace().last().unwrap().into();
     let mut syms = globals.clone();

@@ -34,7 +34,7 @@ impl Cluster<'_> {
             m = lanes(at).filter(|&l| (w.r[r as usize * 32 + l] & 1 == 1) == want).map(|l| 1 << l).sum()
         }
         if at != w.live
-            && matches!(o.k, K::Mma | K::Ldmatrix | K::Wgmma | K::Shfl | K::Vote | K::BarWarp)
+            && matches!(o.k, K::Mma | K::Ldmatrix | K::Wgmma | K::Shfl | K::Vote | K::Elect | K::BarWarp)
             && w.live & !w.wait & !at != 0
             && (w.park == 0 || lanes(w.live & !at).any(|l| w.park >> l & 1 == 0 || w.pc[l] == pc))
         {
@@ -56,9 +56,10 @@ impl Cluster<'_> {
                 let block = wi / self.warps;
                 self.w[wi].registers = self.v(wi, 0, &a[0]) as u32;
                 let held: u32 = self.w[block * self.warps..(block + 1) * self.warps].iter().map(|w| w.registers).sum();
-                let begun = registers_at_first(self.ntid) * self.warps as u32;
+                let first = registers_at_first(self.ntid, self.k.resident);
+                let begun = first * self.warps as u32;
                 // What others are yet to give back may still be taken: wrong is what remains when all have asked.
-                let unasked = self.w.iter().any(|w| w.registers == registers_at_first(self.ntid));
+                let unasked = self.w.iter().any(|w| w.registers == first);
                 assert!(unasked || held <= begun, "{held} registers of {begun}: {}", ins.text);
             }
             K::WgFence => self.w[wi].dirty.fill(false),
@@ -349,6 +350,16 @@ impl Cluster<'_> {
                     self.set(wi, l, &a[0], votes as u64)
                 }
             }
+            K::Elect => {
+                let Arg::Pair(lane, one) = a[0] else { panic!("a lane and a predicate expected: {}", ins.text) };
+                let first = m.trailing_zeros() as usize;
+                for l in lanes(m) {
+                    let asked = self.v(wi, l, &a[1]) as u32;
+                    assert!(asked == m, "a lane of {asked:#x} elected by lanes {m:#x}: {}", ins.text);
+                    self.set(wi, l, &Arg::Reg(lane), first as u64);
+                    self.set(wi, l, &Arg::Reg(one), (l == first) as u64)
+                }
+            }
             K::Atom => {
                 let T::U(n) = o.t else { panic!() };
                 let (at, by) = if o.flag == 1 { (0, 1) } else { (1, 2) };
@@ -553,6 +564,19 @@ impl Cluster<'_> {
                         let bar = Self::of_block(block, bar);
                         self.tma.push_back(Async { to: (block, dst), data: data.clone(), bar })
                     }
+                }
+            }
+            K::CopyThere => {
+                for l in lanes(m) {
+                    let (to, from) =
+                        (self.shared(wi, self.addr(wi, l, &a[0])), self.shared(wi, self.addr(wi, l, &a[1])));
+                    let (bytes, (of, bar)) = (self.v(wi, l, &a[2]) as usize, self.shared(wi, self.addr(wi, l, &a[3])));
+                    assert!(to.0 == of, "a copy and its barrier in two blocks: {}", ins.text);
+                    assert!(from.0 == wi / self.warps, "a copy from another block: {}", ins.text);
+                    assert!([to.1, from.1, bytes].iter().all(|n| n.is_multiple_of(16)), "misaligned: {}", ins.text);
+                    let data = self.sm[from.0][from.1..from.1 + bytes].to_vec();
+                    self.sm[to.0][to.1..to.1 + bytes].fill(0xff);
+                    self.tma.push_back(Async { to, data, bar: Self::of_block(of, bar) })
                 }
             }
             K::Wgmma => {

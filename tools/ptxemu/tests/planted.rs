@@ -14,7 +14,11 @@ fn text(body: &str) -> String {
 
 /// What each of several orders says.
 fn run(body: &str, threads: u32) -> Vec<Result<Vec<u32>, String>> {
-    let module = match Module::new(&text(body)) {
+    run_text(&text(body), threads)
+}
+
+fn run_text(text: &str, threads: u32) -> Vec<Result<Vec<u32>, String>> {
+    let module = match Module::new(text) {
         Ok(module) => module,
         Err(why) => return vec![Err(why)],
     };
@@ -234,6 +238,14 @@ fn writes_before_the_launches_before_are_done() {
 }
 
 #[test]
+fn one_lane_elected() {
+    let elect = "elect.sync %r4|%p1, -1; selp.u32 %r5, 1, 0, %p1; st.global.u32 [%rd2], %r5;";
+    let got = runs(elect, 64);
+    assert_eq!((got.iter().sum::<u32>(), got[0], got[32]), (2, 1, 1));
+    caught(&format!("setp.lt.u32 %p2, %r1, 16; @%p2 bra E; {elect} E:"), 32, "elected");
+}
+
+#[test]
 fn more_registers_than_there_are() {
     // Three warpgroups begin with 168 registers a thread.
     let split = |down: u32, up: u32| {
@@ -244,6 +256,10 @@ fn more_registers_than_there_are() {
     };
     runs(&split(56, 224), 384);
     caught(&split(64, 224), 384, "registers");
+    // With two blocks a multiprocessor, 80.
+    let two = |down: u32, up: u32| text(&split(down, up)).replace("(.param .u64 p)", "(.param .u64 p) .minnctapersm 2");
+    assert!(run_text(&two(32, 104), 384).iter().all(Result::is_ok));
+    assert!(run_text(&two(40, 104), 384).iter().all(|r| r.as_ref().is_err_and(|why| why.contains("registers"))));
 }
 
 /// A product of weights in registers, ones at k = 0, 2, 4, 6 of rows 0 .. 7 and 8, 10, 12, 14 of rows 8 .. 15 of each warp, and a tile
