@@ -547,38 +547,8 @@ impl Cluster<'_> {
                     self.set(wi, l, &a[0], r as u64);
                 }
             }
-            K::Tma => {
-                for l in lanes(m) {
-                    let (map, at) = self.tensor_map(wi, l, &a[1]);
-                    let (block, dst) = self.shared(wi, self.addr(wi, l, &a[0]));
-                    let (of, bar) = self.shared(wi, self.addr(wi, l, &a[2]));
-                    assert!(block == of, "a copy and its barrier in two blocks: {}", ins.text);
-                    let blocks = if o.flag == 1 { self.v(wi, l, &a[3]) } else { 1 << block };
-                    let mut data = vec![0u8; map.bytes()];
-                    let n = map.element as usize;
-                    map.each(at, dst, |from, to| {
-                        data[to..to + n].copy_from_slice(self.mem.at(from, n).expect("TMA source"))
-                    });
-                    for block in (0..self.sm.len()).filter(|b| blocks >> b & 1 == 1) {
-                        self.sm[block][dst..dst + data.len()].fill(0xff);
-                        let bar = Self::of_block(block, bar);
-                        self.tma.push_back(Async { to: (block, dst), data: data.clone(), bar })
-                    }
-                }
-            }
-            K::CopyThere => {
-                for l in lanes(m) {
-                    let (to, from) =
-                        (self.shared(wi, self.addr(wi, l, &a[0])), self.shared(wi, self.addr(wi, l, &a[1])));
-                    let (bytes, (of, bar)) = (self.v(wi, l, &a[2]) as usize, self.shared(wi, self.addr(wi, l, &a[3])));
-                    assert!(to.0 == of, "a copy and its barrier in two blocks: {}", ins.text);
-                    assert!(from.0 == wi / self.warps, "a copy from another block: {}", ins.text);
-                    assert!([to.1, from.1, bytes].iter().all(|n| n.is_multiple_of(16)), "misaligned: {}", ins.text);
-                    let data = self.sm[from.0][from.1..from.1 + bytes].to_vec();
-                    self.sm[to.0][to.1..to.1 + bytes].fill(0xff);
-                    self.tma.push_back(Async { to, data, bar: Self::of_block(of, bar) })
-                }
-            }
+            K::Tma => self.copy_box(wi, m, ins),
+            K::CopyThere => self.copy_there(wi, m, ins),
             K::Wgmma => {
                 full(m);
                 self.product_begins(wi, ins);
