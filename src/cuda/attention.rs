@@ -46,14 +46,16 @@ pub(super) fn plans(op: &Op, o: &Attention, device: &Arc<Device>, modules: &Modu
         Sequence::of(vec![kernel?], Some(otherwise))
     };
     let wide = sequence(wide, &tiled);
+    let exact = exact(op, o).filter(|k| k.entry == "exact_64" || ampere(k)).map(compile).transpose()?;
     let split = split(op, o, processors).map(compile).transpose()?.map(Arc::new);
     let decode = decode(op, o, processors).filter(ampere).map(compile).transpose()?;
     let decode = sequence(decode, &split);
-    let [tiled, by_row, split] =
-        [tiled, Some(Arc::new(compile(by_row)?)), split].map(|kernel| kernel.map(|k| k as Arc<dyn Plan>));
+    let by_row = Some(Arc::new(compile(by_row)?));
+    let [tiled, exact, by_row, split] =
+        [tiled, exact.map(Arc::new), by_row, split].map(|kernel| kernel.map(|k| k as Arc<dyn Plan>));
     let order = match o.q.dim(2) >= FEW {
-        true => [wide, tiled, by_row, decode, split],
-        false => [decode, split, by_row, wide, tiled],
+        true => [wide, tiled, exact, by_row, decode, split],
+        false => [decode, split, by_row, wide, tiled, exact],
     };
     Ok(order.into_iter().flatten().collect())
 }
@@ -88,6 +90,25 @@ fn tiled(op: &Op, o: &Attention) -> Option<Kernel> {
     };
     let mut kernel = kernel(op, o, "attention_tiled", entry);
     kernel.blocks = sizes.batch * sizes.heads * sizes.q_len.div_ceil(ROWS);
+    Some(kernel)
+}
+
+/// The kernel in f32, where it takes the operation.
+fn exact(op: &Op, o: &Attention) -> Option<Kernel> {
+    let sizes = o.sizes();
+    let (entry, width) = match sizes.d.max(sizes.dv) {
+        ..=64 => ("exact_64", 64),
+        ..=128 => ("exact_128", 128),
+        _ => return None,
+    };
+    let served = eights(sizes.d, sizes.dv) && whole(&o.k) && whole(&o.v) && o.q.dtype().is_float();
+    if o.q_offsets.is_some() || !served {
+        return None;
+    }
+    let mut kernel = kernel(op, o, "attention_exact", entry);
+    kernel.blocks = sizes.batch * sizes.heads * sizes.q_len.div_ceil(ROWS);
+    // q and keys with rows of 68, values behind the keys, and the weights.
+    kernel.shared = (2 * width + ROWS) * (ROWS + 4) * 4;
     Some(kernel)
 }
 

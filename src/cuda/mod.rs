@@ -2,6 +2,8 @@
 //! embedded. Without a driver this module only says so.
 
 mod attention;
+#[cfg(all(test, feature = "conformance"))]
+mod attention_tests;
 mod conv;
 mod conv1d;
 mod convert;
