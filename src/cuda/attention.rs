@@ -97,8 +97,8 @@ fn tiled(op: &Op, o: &Attention) -> Option<Kernel> {
 fn exact(op: &Op, o: &Attention) -> Option<Kernel> {
     let sizes = o.sizes();
     let (entry, width) = match sizes.d.max(sizes.dv) {
-        ..=64 => ("exact_64", 64),
-        ..=128 => ("exact_128", 128),
+        0..=64 => ("exact_64", 64),
+        65..=128 => ("exact_128", 128),
         _ => return None,
     };
     let served = eights(sizes.d, sizes.dv) && whole(&o.k) && whole(&o.v) && o.q.dtype().is_float();

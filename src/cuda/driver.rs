@@ -93,15 +93,19 @@ pub(super) struct Grid {
     pub(super) shared: u32,
 }
 
-/// What a kernel copies by: a tensor of 16-bit elements (or of two bytes as one), innermost dimension first, and boxes of it of 128 bytes by `rows`, whose 16-byte chunks
-/// lie in shared memory permuted by the row.
+/// What a kernel copies by: a tensor of 16-bit elements (or of two bytes as one), innermost dimension first, and boxes of it of `columns` by `rows`. Where
+/// rows are of 128 bytes, their 16-byte chunks lie in shared memory permuted by the row.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct TensorMap {
     pub(super) extents: [u64; 4],
     /// Bytes from one to the next along the second dimension and so on.
     pub(super) strides: [u64; 3],
+    pub(super) columns: u32,
     pub(super) rows: u32,
 }
+
+/// Columns of a box whose rows are of 128 bytes.
+pub(super) const PERMUTED: u32 = 64;
 
 /// Why the driver could not.
 #[derive(Debug)]

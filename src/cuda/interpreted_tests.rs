@@ -86,9 +86,9 @@ impl Driver for Interpreter {
     }
 
     fn encode(&self, map: &driver::TensorMap, address: u64) -> Result<[u64; 16], Failure> {
-        let &driver::TensorMap { extents, strides, rows } = map;
-        let rows = u64::from(rows);
-        Ok(TensorMap { address, extents, strides, rows, columns: 64, element: 2, swizzled: true }.encoded())
+        let &driver::TensorMap { extents, strides, columns, rows } = map;
+        let (swizzled, columns, rows) = (columns == driver::PERMUTED, u64::from(columns), u64::from(rows));
+        Ok(TensorMap { address, extents, strides, rows, columns, element: 2, swizzled }.encoded())
     }
 
     fn sync(&self) -> Result<(), Failure> {

@@ -10,7 +10,7 @@ use crate::{
 };
 
 use super::{
-    driver::{Addresses, Device, Function, Grid, Params, TensorMap, Touched},
+    driver::{Addresses, Device, Function, Grid, PERMUTED, Params, TensorMap, Touched},
     module::Modules,
 };
 
@@ -44,8 +44,9 @@ pub(super) struct Kernel {
     pub(super) scratch: usize,
     /// Operands that must begin at a multiple of 16 bytes.
     pub(super) aligned: Vec<&'static str>,
-    /// Whether weights (or the scratch memory, where they were unpacked to) are read before the launches before are waited for.
+    /// Whether weights are read before the launches before are waited for, and whether the scratch memory is, which they were unpacked to.
     pub(super) early: bool,
+    pub(super) scratch_early: bool,
 }
 
 impl Kernel {
@@ -67,6 +68,7 @@ impl Kernel {
             scratch: 0,
             aligned: Vec::new(),
             early: false,
+            scratch_early: false,
         }
     }
 
@@ -102,7 +104,7 @@ impl Kernel {
         let Some(i) = self.operands.iter().position(|o| o.name == name) else { return };
         let spec = &self.operands[i].spec;
         let bytes = spec.dtype().block().1 as u64;
-        let mut map = TensorMap { extents: [1; 4], strides: [16; 3], rows };
+        let mut map = TensorMap { extents: [1; 4], strides: [16; 3], columns: PERMUTED, rows };
         for (d, &of) in order.iter().enumerate().filter(|(_, of)| spec.dim(**of) > 1) {
             // What is repeated has one entry, which the kernel takes wherever the stride is 0.
             map.extents[d] = if spec.stride(of) > 0 { spec.dim(of) as u64 } else { 1 };
@@ -118,8 +120,22 @@ impl Kernel {
     pub(super) fn map_scratch(&mut self, from: usize, [k, n]: [usize; 2], rows: u32) {
         let at = self.words.len().next_multiple_of(8);
         self.words.resize(at + 16, 0);
-        let map = TensorMap { extents: [k as u64, n as u64, 1, 1], strides: [k as u64 * 2, 16, 16], rows };
+        let map =
+            TensorMap { extents: [k as u64, n as u64, 1, 1], strides: [k as u64 * 2, 16, 16], columns: PERMUTED, rows };
         self.maps.push((self.operands.len(), from, at, map));
+    }
+
+    /// A tensor map of the operand's rows as they are stored, by boxes of `bytes` by `rows`.
+    pub(super) fn map_stored(&mut self, name: &str, bytes: usize, rows: u32) {
+        let at = self.words.len().next_multiple_of(8);
+        self.words.resize(at + 16, 0);
+        let Some(i) = self.operands.iter().position(|o| o.name == name) else { return };
+        let spec = &self.operands[i].spec;
+        let (elements, block) = spec.dtype().block();
+        let stored = |n: usize| (n / elements * block) as u64;
+        let apart = if spec.dim(1) > 1 { stored(spec.stride(1)) } else { 16 };
+        let (extents, columns) = ([stored(spec.dim(0)) / 2, spec.dim(1) as u64, 1, 1], (bytes / 2) as u32);
+        self.maps.push((i, 0, at, TensorMap { extents, strides: [apart, 16, 16], columns, rows }));
     }
 
     /// The address of a table on the device, written once.
@@ -210,10 +226,8 @@ impl Kernel {
         let aligned =
             self.aligned.iter().filter_map(|name| self.operands.iter().position(|o| o.name == *name)).collect();
         let (op, device, tensors, maps, scratch) = (self.op, device.clone(), self.tensors, self.maps, self.scratch);
-        // Copies by tensor maps from the scratch memory are of weights that a launch before has unpacked.
         let all = self.operands.len();
-        let unpacked = maps.iter().any(|m| m.0 == all);
-        let early = |i: &usize| self.operands.get(*i).map_or(unpacked, |o| o.role == Role::Weight);
+        let early = |i: &usize| self.operands.get(*i).map_or(self.scratch_early, |o| o.role == Role::Weight);
         let early = (0..=all).filter(|i| self.early && early(i)).collect();
         let written = (0..=all).filter(|&i| self.operands.get(i).is_none_or(|o| o.role.writes())).collect();
         Ok(Compiled {

@@ -98,11 +98,12 @@ impl Product<'_> {
         if asked < Determinism::BatchInvariant && batch * m * n * k > 0 {
             let processors = device.driver.processors();
             // PTX for sm_90a loads on compute capability 9.0 alone.
-            let wide = if device.driver.capability() == (9, 0) { self.wide(processors) } else { None };
+            let hopper = device.driver.capability() == (9, 0);
+            let wide = [Product::wide, Product::many_rows_of_blocks].map(|of| of(self, processors).filter(|_| hopper));
             let blocks = self.few_rows_of_blocks(processors, device.driver.capability());
             let few = [blocks, self.few_rows_of_floats(), self.few_rows()];
             let tiles = [self.tiles_of_fp8(processors), self.tensor_cores(processors), self.exact(processors)];
-            for steps in [wide].into_iter().chain(few).chain(tiles).flatten() {
+            for steps in wide.into_iter().chain(few).chain(tiles).flatten() {
                 let steps: Result<Vec<Compiled>> =
                     steps.into_iter().map(|s| s.compile(device, modules, promised)).collect();
                 match steps {
@@ -476,12 +477,61 @@ impl Product<'_> {
         kernel.shared = depth * stage + 16 + staging;
         (kernel.threads, kernel.cluster) = (384, shares as u32);
         kernel.blocks = if shares > 1 { tiles * shares } else { tiles.min(processors) };
-        kernel.early = true;
+        (kernel.early, kernel.scratch_early) = (true, unpacked.is_some());
         kernel.aligned = vec!["x", "w", "up"];
         if self.direct() {
             kernel.aligned.push("out");
         }
         Some(unpacked.into_iter().chain([kernel]).collect())
+    }
+
+    /// Many rows of x by weights in blocks on Hopper's tensor cores, decoded on the way: x is made ready by a kernel before.
+    fn many_rows_of_blocks(&self, processors: usize) -> Option<Vec<Kernel>> {
+        let [batch, m, n, k, groups] = self.sizes;
+        let (x, w) = self.types()?;
+        let entries = match w {
+            DType::Q4_0 => ["q4_0_blocks_64", "q4_0_blocks_128"],
+            DType::Q8_0 => ["q8_0_blocks_64", "q8_0_blocks_128"],
+            DType::Q4_K => ["q4_k_blocks_64", "q4_k_blocks_128"],
+            _ => return None,
+        };
+        let gated = self.spec("up").is_some();
+        let plain = batch == 1 && groups == 0 && self.w_scales == 0 && self.numerics == Numerics::Fast;
+        let repeats = |name| self.spec(name).is_some_and(|s| s.dim(1) > 1 && s.stride(1) == 0);
+        let served =
+            self.aligned(8) && k.is_multiple_of(256) && n <= i32::MAX as usize && !repeats("w") && !repeats("up");
+        if m <= 16 || !plain || !served || !x.is_float() {
+            return None;
+        }
+        let (elements, block) = w.block();
+        let (rows, columns, bytes) =
+            (if m > 64 { 128 } else { 64 }, if gated { 64 } else { 128 }, 256 / elements * block);
+        let (tiles, chunks) = (m.div_ceil(rows) * n.div_ceil(columns), k / 256);
+        // Not every multiprocessor finds three others for a cluster.
+        let possible = |shares: &usize| {
+            let room = if *shares == 4 { processors * 3 / 4 } else { processors };
+            *shares == 1 || chunks >= 2 * shares && tiles * shares <= room
+        };
+        // In chunks of k, of which the shares' meeting takes about three.
+        let time =
+            |shares: &usize| (tiles * shares).div_ceil(processors) * chunks.div_ceil(*shares) + 3 * (shares - 1).min(1);
+        let shares = [1, 2, 4].into_iter().filter(possible).min_by_key(time)?;
+        let lines_depth = if bytes > 144 { 3 } else { 4 };
+        let rows_depth = (SHARED - lines_depth * (128 * bytes + 16) - 16) / (rows * 128 + 16);
+        let mut kernel = self.kernel("gemm_blocks.sm_90a", entries[usize::from(m > 64)]);
+        kernel.pair(u32::try_from(tiles).ok()?, shares as u32);
+        kernel.pair(rows_depth as u32, lines_depth as u32);
+        kernel.pair(bytes as u32, 0);
+        kernel.map_scratch(0, [k, m], rows as u32);
+        kernel.map_stored("w", bytes, 64);
+        kernel.map_stored("up", bytes, 64);
+        kernel.shared = rows_depth * (rows * 128 + 16) + lines_depth * (128 * bytes + 16) + 16;
+        kernel.scratch = m * k * 2;
+        (kernel.threads, kernel.cluster, kernel.blocks) = (384, shares as u32, tiles * shares);
+        (kernel.early, kernel.aligned) = (true, vec!["w", "up"]);
+        let mut prepare = self.kernel("gemm_blocks.sm_90a", "prepare");
+        (prepare.threads, prepare.blocks, prepare.aligned) = (256, (m * k / 32).div_ceil(256), vec!["x"]);
+        Some(vec![prepare, kernel])
     }
 
     /// A kernel of tiles, and where few tiles share k among them, so that `blocks` of them fill the device, one that adds their sums.

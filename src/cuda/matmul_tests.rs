@@ -316,6 +316,21 @@ fn many_rows_of_blocks() {
 }
 
 #[test]
+fn many_rows_of_blocks_as_they_are() {
+    let ops = [
+        fast(plain(F32, Q4_K, F32, 130, 140, 512)),
+        fast(plain(BF16, Q4_K, BF16, 40, 33, 1280)), // four blocks share k
+        fast(whole(plain(F16, Q8_0, F16, 66, 72, 256))),
+        fast(whole(plain(BF16, Q8_0, F32, 20, 64, 1024))),
+        fast(plain(F32, Q4_0, F32, 64, 130, 256)),
+        fast(plain(F16, Q4_0, F16, 65, 16, 1024)),
+    ];
+    let names = kernels(ops.map(Op::from));
+    let ran = |rows: &str| names.iter().filter(|n| n.ends_with(rows)).count();
+    assert_eq!((ran("_blocks_64"), ran("_blocks_128")), (3, 3), "{names:?}");
+}
+
+#[test]
 fn groups() {
     let grouped = |w, rows, numerics| {
         let w = spec(w, &[5, 72, 256]);

@@ -18,7 +18,7 @@ use cudarc::{
 };
 
 use super::{
-    driver::{Addresses, Driver, Failure, Function, Graph, Grid, Params, TensorMap, Touched},
+    driver::{Addresses, Driver, Failure, Function, Graph, Grid, PERMUTED, Params, TensorMap, Touched},
     module::waiting,
 };
 
@@ -305,6 +305,10 @@ impl Driver for Nvidia {
 
     fn encode(&self, map: &TensorMap, address: u64) -> Result<[u64; 16], Failure> {
         let mut encoded = Encoded([0; 16]);
+        let swizzle = match map.columns {
+            PERMUTED => sys::CUtensorMapSwizzle::CU_TENSOR_MAP_SWIZZLE_128B,
+            _ => sys::CUtensorMapSwizzle::CU_TENSOR_MAP_SWIZZLE_NONE,
+        };
         // SAFETY: the four arrays have as many entries as four dimensions ask, and the map is as long and aligned as the driver's.
         unsafe {
             sys::cuTensorMapEncodeTiled(
@@ -314,10 +318,10 @@ impl Driver for Nvidia {
                 address as *mut _,
                 map.extents.as_ptr(),
                 map.strides.as_ptr(),
-                [64, map.rows, 1, 1].as_ptr(),
+                [map.columns, map.rows, 1, 1].as_ptr(),
                 [1; 4].as_ptr(),
                 sys::CUtensorMapInterleave::CU_TENSOR_MAP_INTERLEAVE_NONE,
-                sys::CUtensorMapSwizzle::CU_TENSOR_MAP_SWIZZLE_128B,
+                swizzle,
                 sys::CUtensorMapL2promotion::CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
                 sys::CUtensorMapFloatOOBfill::CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE,
             )
