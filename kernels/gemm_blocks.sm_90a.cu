@@ -72,16 +72,16 @@ struct Ring {
 };
 
 // The tile: rows of x first, so that neighbours in time read the same weights.
-struct Place2 {
+struct Position {
     u32 i, j, columns, first, end; // columns: of the outputs; chunks of k
 };
-DEV Place2 tile_at(const Blocks& a, u32 height, u32 rank) {
+DEV Position tile_at(const Blocks& a, u32 height, u32 rank) {
     u32 at = blockIdx.x / a.shares, down = ((u32)a.p.m + height - 1) / height, chunks = (u32)a.p.k / CHUNK;
     u32 columns = a.p.up.data ? LINES / 2 : LINES;
     return {at % down * height, at / down * columns, columns, chunks * rank / a.shares, chunks * (rank + 1) / a.shares};
 }
 
-template <u32 N> DEV void copy_lines(const Blocks& a, u64 maps, const Place2& t, Ring ring) {
+DEV void copy_lines(const Blocks& a, u64 maps, const Position& t, Ring ring) {
     if (!elected()) return;
     u64 w = maps + X_MAP + MAP_BYTES, second = a.p.up.data ? w + MAP_BYTES : w;
     u32 j = a.p.up.data ? t.j : t.j + LINES / 2;
@@ -95,7 +95,7 @@ template <u32 N> DEV void copy_lines(const Blocks& a, u64 maps, const Place2& t,
         ring.next();
     }
 }
-template <u32 N> DEV void copy_rows(u64 maps, const Place2& t, Ring ring) {
+DEV void copy_rows(u64 maps, const Position& t, Ring ring) {
     if (!elected()) return;
 #pragma unroll 1
     for (u32 step = t.first * (CHUNK / STEP); step < t.end * (CHUNK / STEP); step++) {
@@ -108,7 +108,7 @@ template <u32 N> DEV void copy_rows(u64 maps, const Place2& t, Ring ring) {
 }
 
 // The sums of the warpgroup's 64 lines and N rows.
-template <class Weight, u32 N> DEV void multiply_chunks(const Blocks& a, const Place2& t, float (&d)[N / 2], Ring rows, Ring lines, const u8* memory) {
+template <class Weight, u32 N> DEV void multiply_chunks(const Blocks& a, const Position& t, float (&d)[N / 2], Ring rows, Ring lines, const u8* memory) {
     u32 lane = threadIdx.x % 32, line = threadIdx.x / 32 * 16 + lane / 4, eight = lane % 4 * 8, before = 0;
     u32 fragments[2][STEP / 16][4];
     bool first_thread = threadIdx.x % 128 == 0;
@@ -160,13 +160,13 @@ template <class Weight, u32 N> DEV void blocks(const Blocks& a, u64 parameters) 
         barriers_made();
     }
     __syncthreads();
-    Place2 t = tile_at(a, N, rank);
+    Position t = tile_at(a, N, rank);
     if (warp >= CONSUMERS / 32) {
         registers_down<56>();
-        if (warp == CONSUMERS / 32) copy_lines<N>(a, parameters, t, lines); // while the launches before still run
+        if (warp == CONSUMERS / 32) copy_lines(a, parameters, t, lines); // while the launches before still run
         __syncwarp();
         AFTER_LAUNCHES();
-        if (warp == CONSUMERS / 32 + 1) copy_rows<N>(parameters, t, rows);
+        if (warp == CONSUMERS / 32 + 1) copy_rows(parameters, t, rows);
         __syncwarp();
         if (a.shares > 1) cluster_meet(), cluster_meet();
         return;

@@ -91,9 +91,11 @@ pub fn measure_beside(
         let single = s.sample(device, options)?;
         let sample = if device.info().threads == 0 { DEVICE_SAMPLE } else { SAMPLE };
         s.repeat = (sample.as_nanos() / single.as_nanos().max(1)).clamp(1, 1024) as usize;
-        s.replay = device.backend().record(&mut || s.run(0, s.repeat.max(s.sets.len())))?;
+        // Every replay begins with the first set: it has all of them.
+        let all = s.repeat.max(s.sets.len());
+        s.replay = device.backend().record(&mut || s.run(0, all))?;
         if s.replay.is_some() {
-            s.repeat = s.repeat.max(s.sets.len());
+            s.repeat = all;
             s.sample(device, options)?;
         }
     }
