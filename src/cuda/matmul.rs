@@ -401,6 +401,11 @@ impl Product<'_> {
         (unpack.scratch <= MOST_UNPACKED).then_some(unpack)
     }
 
+    /// Whether rows repeat, which those of a tensor map do not.
+    fn repeats(&self, name: &str) -> bool {
+        self.spec(name).is_some_and(|s| s.dim(1) > 1 && s.stride(1) == 0)
+    }
+
     /// Tiles on Hopper's tensor cores.
     fn wide(&self, processors: usize) -> Option<Vec<Kernel>> {
         let [batch, m, n, k, groups] = self.sizes;
@@ -419,11 +424,9 @@ impl Product<'_> {
             _ => return None,
         };
         let rows = m.checked_div(groups).unwrap_or(m);
-        // A tensor map has no rows that repeat.
-        let repeats = |name| self.spec(name).is_some_and(|s| s.dim(1) > 1 && s.stride(1) == 0);
         let served = self.aligned(if fp8 { 16 } else { 8 })
             && n <= i32::MAX as usize
-            && !["x", "w", "up"].into_iter().any(repeats);
+            && !["x", "w", "up"].into_iter().any(|name| self.repeats(name));
         // Blocks have a kernel of their own for some rows more.
         let few = if is_fp8(x) || is_fp8(w) { 16 } else { 64 };
         if rows <= few || self.w_scales == BLOCKS && unpacked.is_none() && !fp8 || !served {
@@ -440,11 +443,9 @@ impl Product<'_> {
             let meeting = if shares > 1 { 4000 + 8 * width } else { 0 };
             blocks(tile).div_ceil(processors) * (steps.div_ceil(shares) * step + 13 * width) + meeting
         };
-        // Not every multiprocessor finds three others for a cluster.
         let possible = |tile: &(usize, usize)| {
-            let room = if tile.1 == 4 { processors * 3 / 4 } else { processors };
             let meets = groups == 0 && steps >= 4 * tile.1 && tile.0 <= 128 && tile.0.is_multiple_of(32);
-            tile.1 == 1 || meets && blocks(tile) <= room
+            tile.1 == 1 || meets && blocks(tile) <= room(processors, tile.1)
         };
         let parts = |w: usize| !fp8 || w.is_power_of_two();
         let widths = (2..=16_usize).rev().map(|w| w * 16).filter(|&w| parts(w) && (!gated || w.is_multiple_of(64)));
@@ -497,9 +498,11 @@ impl Product<'_> {
         };
         let gated = self.spec("up").is_some();
         let plain = batch == 1 && groups == 0 && self.w_scales == 0 && self.numerics == Numerics::Fast;
-        let repeats = |name| self.spec(name).is_some_and(|s| s.dim(1) > 1 && s.stride(1) == 0);
-        let served =
-            self.aligned(8) && k.is_multiple_of(256) && n <= i32::MAX as usize && !repeats("w") && !repeats("up");
+        let served = self.aligned(8)
+            && k.is_multiple_of(256)
+            && n <= i32::MAX as usize
+            && !self.repeats("w")
+            && !self.repeats("up");
         if m <= 16 || !plain || !served || !x.is_float() {
             return None;
         }
@@ -507,11 +510,8 @@ impl Product<'_> {
         let (rows, columns, bytes) =
             (if m > 64 { 128 } else { 64 }, if gated { 64 } else { 128 }, 256 / elements * block);
         let (tiles, chunks) = (m.div_ceil(rows) * n.div_ceil(columns), k / 256);
-        // Not every multiprocessor finds three others for a cluster.
-        let possible = |shares: &usize| {
-            let room = if *shares == 4 { processors * 3 / 4 } else { processors };
-            *shares == 1 || chunks >= 2 * shares && tiles * shares <= room
-        };
+        let possible =
+            |shares: &usize| *shares == 1 || chunks >= 2 * shares && tiles * shares <= room(processors, *shares);
         // In chunks of k, of which the shares' meeting takes about three.
         let time =
             |shares: &usize| (tiles * shares).div_ceil(processors) * chunks.div_ceil(*shares) + 3 * (shares - 1).min(1);
@@ -566,6 +566,11 @@ const SHARED: usize = 226 << 10;
 
 /// The word of `splits` in `Args`: behind ten tensors, two extents, m, n, k, groups and batch.
 const SPLITS: usize = 10 * 8 + 7;
+
+/// How many blocks of clusters of so many find room at once: not every multiprocessor has three others for one of four.
+fn room(processors: usize, cluster: usize) -> usize {
+    if cluster == 4 { processors * 3 / 4 } else { processors }
+}
 
 fn is_fp8(d: DType) -> bool {
     matches!(d, DType::F8E4M3 | DType::F8E5M2)
