@@ -245,6 +245,26 @@ fn one_lane_elected() {
     caught(&format!("setp.lt.u32 %p2, %r1, 16; @%p2 bra E; {elect} E:"), 32, "elected");
 }
 
+/// 256 bytes of shared memory to 1024 bytes behind, which a barrier at 4096 learns of; then each thread takes its word of the copy.
+const SENT: &str = "setp.ne.u32 %p1, %r1, 0; @%p1 bra M; add.s32 %r8, %r2, 4096; mbarrier.init.shared::cta.b64 [%r8], 1; M: \
+                    st.shared.u32 [%r3], %r1; fence.proxy.async; bar.sync 0; add.s32 %r8, %r2, 4096; add.s32 %r9, %r2, 1024; \
+                    mapa.shared::cluster.u32 %r10, %r9, 0; mapa.shared::cluster.u32 %r11, %r8, 0; @%p1 bra W; \
+                    mbarrier.arrive.expect_tx.shared::cta.b64 _, [%r8], BYTES; \
+                    cp.async.bulk.shared::cluster.shared::cta.mbarrier::complete_tx::bytes [%r10], [%r2], BYTES, [%r11]; W: bar.sync 0; \
+                    T: mbarrier.try_wait.parity.shared::cta.b64 %p2, [%r8], 0; @!%p2 bra T; \
+                    ld.shared.u32 %r4, [%r3+1024]; st.global.u32 [%rd2], %r4;";
+
+#[test]
+fn copies_between_blocks() {
+    assert_eq!(runs(&SENT.replace("BYTES", "256"), 64), (0..64).collect::<Vec<u32>>());
+    caught(&SENT.replace("BYTES", "100"), 64, "misaligned");
+    let early = SENT.replace("BYTES", "256").replace("@!%p2 bra T;", "");
+    assert!(
+        run(&early, 64).into_iter().any(|r| r.is_ok_and(|words| words.contains(&u32::MAX))),
+        "read before it is there"
+    );
+}
+
 #[test]
 fn more_registers_than_there_are() {
     // Three warpgroups begin with 168 registers a thread.
