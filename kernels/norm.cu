@@ -115,17 +115,8 @@ template <int W, u32 KEPT> DEV void norm_row(const Args& p, const Row& r) {
 }
 
 template <u32 KEPT> DEV void norm(const Args& p) {
-    Row r = {0, 0, 0, 0, 0};
-    u64 row = blockIdx.x;
-#pragma unroll
-    for (int d = 0; d < 5; d++) {
-        i64 at = coordinate(row, p.extent[d]);
-        r.x += at * p.x.stride[d + 1];
-        r.out += at * p.out.stride[d + 1];
-        r.residual += at * p.residual.stride[d + 1];
-        r.gate += at * p.gate.stride[d + 1];
-        r.sum += at * p.sum.stride[d + 1];
-    }
+    Coordinates row = coordinates(blockIdx.x, p.extent);
+    Row r = {row.in(p.x), row.in(p.out), row.in(p.residual), row.in(p.gate), row.in(p.sum)};
     bool inputs = in_fours(p.x) && in_fours(p.residual) && in_fours(p.gate) && in_fours(p.weight) && in_fours(p.bias);
     if (p.fours && inputs && in_fours(p.out) && in_fours(p.sum)) norm_row<4, KEPT>(p, r);
     else norm_row<1, 1>(p, r);

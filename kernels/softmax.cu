@@ -60,15 +60,8 @@ template <int W> DEV void softmax_row(const Args& p, const Row& r) {
 }
 
 KERNEL void __launch_bounds__(256) softmax(const __grid_constant__ Args p) {
-    Row r = {0, 0, 0};
-    u64 row = blockIdx.x;
-#pragma unroll
-    for (int d = 0; d < 5; d++) {
-        i64 at = coordinate(row, p.extent[d]);
-        r.x += at * p.x.stride[d + 1];
-        r.out += at * p.out.stride[d + 1];
-        r.mask += at * p.mask.stride[d + 1];
-    }
+    Coordinates row = coordinates(blockIdx.x, p.extent);
+    Row r = {row.in(p.x), row.in(p.out), row.in(p.mask)};
     if (p.fours && in_fours(p.x) && in_fours(p.mask) && in_fours(p.out)) softmax_row<4>(p, r);
     else softmax_row<1>(p, r);
 }

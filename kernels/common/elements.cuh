@@ -11,6 +11,25 @@ DEV i64 coordinate(u64& i, u64 extent) {
     return at;
 }
 
+// Where a row is along the five dimensions behind its own.
+struct Coordinates {
+    i64 at[5];
+
+    // The offset of its first element.
+    DEV i64 in(const Tensor& t) const {
+        i64 offset = 0;
+#pragma unroll
+        for (int d = 0; d < 5; d++) offset += at[d] * t.stride[d + 1];
+        return offset;
+    }
+};
+DEV Coordinates coordinates(u64 row, const u64 (&extent)[6]) {
+    Coordinates c;
+#pragma unroll
+    for (int d = 0; d < 5; d++) c.at[d] = coordinate(row, extent[d]);
+    return c;
+}
+
 // Whether fours of elements lie at multiples of their size, where strides are multiples of four. True of an absent operand.
 DEV bool in_fours(const Tensor& t) {
     return ((u64)t.data & (t.type == F32 ? 15 : 7)) == 0;
