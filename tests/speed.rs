@@ -1,13 +1,22 @@
-//! What may never become slow. In release only: `cargo test --release --test speed -- --nocapture --test-threads 1`.
+//! What may never become slow. In release only: `cargo test --release --test speed -- --nocapture`.
 #![cfg(all(feature = "cpu", not(debug_assertions)))]
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
 
 use tesela::{
     Backend, Cpu, DType, Result, Runtime, Spec, Tensor,
     backend::OpenOptions,
     op::{Array, Fill, Matmul, Op, Rng, Role},
 };
+
+/// Held by the test that measures: beside another it would measure what the other leaves of the machine.
+fn alone() -> MutexGuard<'static, ()> {
+    static ALONE: Mutex<()> = Mutex::new(());
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 fn runtime(threads: usize) -> Result<Runtime> {
     Runtime::builder().threads(threads).allow(&["cpu"]).no_cache().build()
@@ -80,6 +89,7 @@ fn product(m: usize, n: usize, k: usize, (dtype, out): (DType, DType)) -> Result
 /// On one thread. The best of many runs: other programs only slow it down.
 #[test]
 fn matmul_reaches_half_of_the_peak() -> Result<()> {
+    let _alone = alone();
     let (peak, rt) = (peak(1)?, runtime(1)?);
     let n = 1024;
     let spec = Spec::new(DType::F32, &[n, n])?;
@@ -106,6 +116,7 @@ fn matmul_reaches_half_of_the_peak() -> Result<()> {
 /// No cliff between neighbouring sizes: more rows of x never take less time, within a tenth. On one thread.
 #[test]
 fn more_rows_take_no_less_time() -> Result<()> {
+    let _alone = alone();
     const ROWS: &[usize] = &[
         1, 2, 3, 4, 5, 6, 7, 8, 9, 12, 13, 14, 16, 17, 18, 19, 24, 32, 33, 48, 64, 96, 128, 192, 256, 384, 444, 445,
         512,
@@ -154,6 +165,7 @@ fn more_rows_take_no_less_time() -> Result<()> {
 /// A second thread is worth as much where one expert has nearly all rows as where each has as many: groups are shared between the threads.
 #[test]
 fn skewed_groups_keep_both_threads_busy() -> Result<()> {
+    let _alone = alone();
     let (one, two) = (runtime(1)?, runtime(2)?);
     let (rows, experts) = (512, 8);
     let op = format!(
@@ -183,6 +195,7 @@ fn skewed_groups_keep_both_threads_busy() -> Result<()> {
 /// measured 1.74 to 1.85 where both were left alone, 1.3 where not.)
 #[test]
 fn two_threads_are_faster() -> Result<()> {
+    let _alone = alone();
     let worth = peak(2)? / peak(1)?;
     let (one, two) = (runtime(1)?, runtime(2)?);
     for types in [(DType::F32, DType::F32), (DType::BF16, DType::BF16), (DType::I8, DType::I32)] {
