@@ -142,7 +142,9 @@ template <int N> DEV void chunks(const Args& p) {
         time = decode(p.dt, w) + bias;
         time = p.softplus ? softplus(time) : time;
         time = first + lane < p.t ? time : 0.0f;
-        sum = time * a;
+        // What e^-110 leaves is nothing in f32; a larger sum would swallow what the steps after it add. Nothing happens beyond the end.
+        sum = first + lane < p.t ? time * a : 0.0f;
+        sum = sum < -110.0f ? -110.0f : sum; // NaN stays
 #pragma unroll
         for (u32 s = 1; s < 32; s *= 2) {
             float before = __shfl_up_sync(0xffffffffu, sum, s);

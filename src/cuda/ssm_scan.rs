@@ -68,3 +68,21 @@ pub(super) fn kernels(op: &Op, o: &SsmScan) -> Result<(Kernel, Vec<Kernel>)> {
     steps[1].shared = (3 * CHUNK * (n + 8) + 3 * CHUNK * (CHUNK + 8)) * 4;
     Ok((by_step, steps.into()))
 }
+
+#[cfg(all(test, feature = "conformance"))]
+mod tests {
+    use crate::{
+        cuda::interpreted_tests::device,
+        op::scan_tests::{scans, steps_and_decays},
+    };
+
+    /// Step by step and in chunks, of which the last is not whole: nothing is left of what a chunk forgets, and all of what comes after.
+    #[test]
+    fn steps_and_decays_of_any_size() {
+        let op = "ssm_scan x=f32:1x75x2x32 dt=f32:1x75x2 a=f32:2 b=f32:1x75x1x64 c=f32:1x75x1x64 out=f32:1x75x2x32 d=f32:2 \
+                  dt_bias=f32:2 state=f32:1x2x32x64";
+        for op in scans(&[op]) {
+            steps_and_decays(&device(), &op, &[0.0, 1.0, 60.0, 1e30], &[-0.0, -1e-3, -500.0, -1e30, 0.02]);
+        }
+    }
+}

@@ -13,6 +13,8 @@ mod features;
 mod field;
 pub(crate) mod math;
 #[cfg(test)]
+pub(crate) mod scan_tests;
+#[cfg(test)]
 pub(crate) mod testing;
 #[cfg(test)]
 mod tests;

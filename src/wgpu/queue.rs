@@ -358,12 +358,12 @@ impl Queue {
         let descriptor =
             wgpu::ShaderModuleDescriptor { label: Some(name), source: wgpu::ShaderSource::Wgsl(source.into()) };
         let checks = wgpu::ShaderRuntimeChecks {
-            bounds_checks: cfg!(debug_assertions),
+            bounds_checks: cfg!(any(test, debug_assertions)),
             force_loop_bounding: false, // with it lavapipe 22.3 compiles longer: split attention 54 s for 45
             ..wgpu::ShaderRuntimeChecks::checked()
         };
-        // SAFETY: a launch's operands are as long as the operation says (`Launch`), and what they hold is clamped by the shaders: debug
-        // builds, in which the suite runs, check it on the device. Every loop is bounded by a parameter.
+        // SAFETY: a launch's operands are as long as the operation says (`Launch`), and what they hold is clamped by the shaders: this
+        // crate's own tests, the suite among them, check it on the device. Every loop is bounded by a parameter.
         let module = unsafe { self.device.create_shader_module_trusted(descriptor, checks) };
         let pipeline = self.device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
             label: Some(name),

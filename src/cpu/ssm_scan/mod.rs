@@ -40,3 +40,31 @@ fn time_step<S: Simd>(s: S, op: &SsmScan, dt: S::F, bias: f32) -> S::F {
     let sum = s.add(dt, s.splat(bias));
     if op.softplus { math::softplus(s, sum) } else { sum }
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::{
+        backend::OpenOptions,
+        cpu::{Cpu, simd::Isa},
+        op::scan_tests::{DECAYS, SCANS, STEPS, scans, steps_and_decays, what_is_spoiled_stays},
+    };
+
+    fn devices() -> impl Iterator<Item = Cpu> {
+        let open = |isa| Cpu::with_isa(&OpenOptions { threads: 2, ..OpenOptions::default() }, isa);
+        Isa::available().into_iter().map(open)
+    }
+
+    #[test]
+    fn steps_and_decays_of_any_size() {
+        for (op, device) in scans(&SCANS).flat_map(|op| devices().map(move |device| (op, device))) {
+            steps_and_decays(&device, &op, &STEPS, &DECAYS);
+        }
+    }
+
+    #[test]
+    fn what_is_spoiled_stays_in_its_head() {
+        for (op, device) in scans(&SCANS).flat_map(|op| devices().map(move |device| (op, device))) {
+            what_is_spoiled_stays(&device, &op);
+        }
+    }
+}
