@@ -17,6 +17,7 @@ use crate::{dtype::DType, quant};
 /// `from` is readable for the elements, `out` writable for `n`, and the two do not overlap.
 #[inline(always)]
 pub(crate) unsafe fn decode<S: Simd>(s: S, dtype: DType, from: *const u8, out: *mut f32, n: usize) {
+    let s = s.plain();
     s.outline(
         #[inline(always)]
         // SAFETY: the caller's promise.

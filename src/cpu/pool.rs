@@ -64,12 +64,15 @@ impl Pool {
     /// done. `thread` is below [`Pool::threads`] and names a thread's own part of scratch memory: results must not
     /// depend on it. A panic in a task is passed on after the others have ended.
     pub(crate) fn run(&mut self, tasks: usize, task: impl Fn(usize, usize) + Sync) {
+        self.run_dyn(tasks, &task); // compiled once
+    }
+
+    fn run_dyn(&mut self, tasks: usize, job: &(dyn Fn(usize, usize) + Sync)) {
         let helpers = self.workers.len().min(tasks.saturating_sub(1));
         if helpers == 0 {
-            return (0..tasks).for_each(|i| task(i, 0));
+            return (0..tasks).for_each(|i| job(i, 0));
         }
         let shared = &*self.shared;
-        let job: &(dyn Fn(usize, usize) + Sync) = &task;
         // SAFETY: only the lifetime is erased. Workers touch the job between entering and leaving the open gate, and this
         // function returns (or unwinds) only after it closed the gate and the last of them left.
         let job: Job = unsafe { std::mem::transmute(job) };

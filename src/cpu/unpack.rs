@@ -27,6 +27,7 @@ impl Levels {
 /// Whole blocks of at most 256 elements. A dtype that is not quantized gives zeros.
 #[inline(always)]
 pub(crate) fn unpack<S: Simd>(s: S, dtype: DType, bytes: &[u8], to: &mut Levels) {
+    let s = s.plain();
     s.outline(
         #[inline(always)]
         || unpack_here(s, dtype, bytes, to),

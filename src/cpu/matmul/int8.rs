@@ -355,12 +355,12 @@ pub(super) unsafe fn multiply<S: Simd>(s: S, dtype: DType, rows: usize, t: Tile)
             )*}};
         }
         // Twelve sums and more, with what they need beside them.
-        match (groups(dtype) == 1, S::REGISTERS == 32, S::SIGNED) {
-            (true, true, _) => strips!(12 4 2 1; 1),
-            (true, false, false) => strips!(6 2 1; 1),
-            (true, false, true) => strips!(4 2 1; 1),
-            (false, true, _) => strips!(6 2 1; GROUPS),
-            (false, false, _) => strips!(4 2 1; GROUPS),
+        match (groups(dtype) == 1, const { (S::REGISTERS == 32, S::SIGNED) }) {
+            (true, (true, _)) => strips!(12 4 2 1; 1),
+            (true, (false, false)) => strips!(6 2 1; 1),
+            (true, (false, true)) => strips!(4 2 1; 1),
+            (false, (true, _)) => strips!(6 2 1; GROUPS),
+            (false, (false, _)) => strips!(4 2 1; GROUPS),
         }
     }
 }

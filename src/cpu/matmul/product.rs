@@ -119,7 +119,7 @@ impl Product {
                 height = tile::height(rows);
                 part = part / height * height;
                 let strips = rows.div_ceil(height);
-                self.each(pool, strips * self.blocks, |task, _| {
+                self.each(pool, strips * self.blocks, &|task, _| {
                     let (b, strip) = (task / strips, task % strips);
                     let some = strip * height..rows.min(strip * height + height);
                     // SAFETY: the strip has its own place in scratch memory.
@@ -129,7 +129,7 @@ impl Product {
                     });
                 });
             } else {
-                self.each(pool, rows.div_ceil(16), |task, _| {
+                self.each(pool, rows.div_ceil(16), &|task, _| {
                     for i in task * 16..rows.min(task * 16 + 16) {
                         // SAFETY: row i has its own place in scratch memory.
                         unsafe {
@@ -143,7 +143,7 @@ impl Product {
                 });
             }
             let (all, parts) = (rows, rows.div_ceil(part));
-            self.each(pool, across * parts, |task, thread| {
+            self.each(pool, across * parts, &|task, thread| {
                 let (i, j) = (task % parts * part, task / parts * self.columns);
                 let (rows, columns) = (part.min(rows - i), self.columns.min(n - j));
                 // SAFETY: x was converted before, each thread has its own part of scratch memory, and each task its own
@@ -164,7 +164,7 @@ impl Product {
         }
     }
 
-    fn each(&self, pool: &mut Pool, tasks: usize, task: impl Fn(usize, usize) + Sync) {
+    fn each(&self, pool: &mut Pool, tasks: usize, task: &(dyn Fn(usize, usize) + Sync)) {
         if self.small { (0..tasks).for_each(|i| task(i, 0)) } else { pool.run(tasks, task) }
     }
 
@@ -260,7 +260,7 @@ impl Product {
 
     #[inline(always)]
     unsafe fn tiles<S: Simd, X: Term>(&self, s: S, task: &Task) {
-        if X::ELEMENTS == Pair::ELEMENTS && !S::PAIRS {
+        if const { X::ELEMENTS == Pair::ELEMENTS && !S::PAIRS } {
             return; // never planned, and so never compiled
         }
         let strips = task.rows.div_ceil(task.height);
@@ -281,11 +281,11 @@ impl Product {
                     for j in (0..task.columns).step_by(PANEL) {
                         let step = Step { f, p, j, ahead: self.ahead(w, task, (p, j), PANEL) };
                         let range = range.clone();
-                        if X::ELEMENTS > 1 {
+                        if const { X::ELEMENTS > 1 } {
                             let signed = task.job.x.dtype() == DType::I8;
                             let (b, start) = s.outline(
                                 #[inline(always)]
-                                || match X::INTEGER {
+                                || match const { X::INTEGER } {
                                     true => words::panel::<S, 1>(s, w, task.j + j, range, signed, panel.cast()),
                                     false => words::panel::<S, 2>(s, w, task.j + j, range, false, panel.cast()),
                                 },
@@ -302,9 +302,10 @@ impl Product {
                             });
                         }
                         if !ready {
-                            s.outline(
+                            let plain = s.plain();
+                            plain.outline(
                                 #[inline(always)]
-                                || w.panel(s, task.j + j, range, panel),
+                                || w.panel(plain, task.j + j, range, panel),
                             );
                             self.strips::<S, f32>(s, task, step, panel, ptr::null());
                         }
@@ -445,6 +446,7 @@ impl Product {
             let up = task.job.up.map(|_| self.sums(task, 1).add(at).cast_const());
             let sums = Sums { c: self.sums(task, 0).add(at), up, pitch: self.columns };
             let rows = task.chunk + task.i + rows.start..task.chunk + task.i + rows.end;
+            let s = s.plain();
             s.outline(
                 #[inline(always)]
                 || task.job.epilogue.finish(s, (task.job.first, rows), (task.j + j, n), sums),

@@ -33,7 +33,12 @@ impl<const VNNI: bool> Simd for Avx2<VNNI> {
     type I = __m256i;
     type M = __m256;
     type Wide = Wide<Self, 2>;
+    type Plain = Avx2<false>;
 
+    #[inline(always)]
+    fn plain(self) -> Self::Plain {
+        Avx2(())
+    }
     #[inline(always)]
     fn wide(self) -> Self::Wide {
         Wide(self)

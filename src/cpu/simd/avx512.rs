@@ -44,7 +44,12 @@ impl<const BF16: bool> Simd for Avx512<BF16> {
     type I = __m512i;
     type M = __mmask16;
     type Wide = Self;
+    type Plain = Avx512<false>;
 
+    #[inline(always)]
+    fn plain(self) -> Self::Plain {
+        Avx512(())
+    }
     #[inline(always)]
     fn wide(self) -> Self {
         self

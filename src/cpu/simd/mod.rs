@@ -95,6 +95,9 @@ pub(crate) trait Simd: Copy + std::fmt::Debug + Send + Sync + 'static {
     /// The same set with vectors of 64 bytes, which are several registers where those are shorter.
     type Wide: Simd;
     fn wide(self) -> Self::Wide;
+    /// The same vectors without the instructions for products, for what needs none: compiled once for all sets that differ in those.
+    type Plain: Simd<F = Self::F, I = Self::I>;
+    fn plain(self) -> Self::Plain;
 
     /// Calls `f` as a function of its own, compiled with the instructions: for large bodies with several callers.
     fn outline<R>(self, f: impl FnOnce() -> R) -> R;
@@ -403,17 +406,9 @@ macro_rules! simd {
                 || $body,
             ),
             #[cfg(target_arch = "aarch64")]
-            $crate::cpu::simd::Isa::Neon($s) => $s.enter(
-                #[inline(always)]
-                || $body,
-            ),
-            #[cfg(target_arch = "aarch64")]
-            $crate::cpu::simd::Isa::NeonDotprod($s) => $s.enter(
-                #[inline(always)]
-                || $body,
-            ),
-            #[cfg(target_arch = "aarch64")]
-            $crate::cpu::simd::Isa::NeonI8mm($s) => $s.enter(
+            $crate::cpu::simd::Isa::Neon($s)
+            | $crate::cpu::simd::Isa::NeonDotprod($s, _)
+            | $crate::cpu::simd::Isa::NeonI8mm($s, _) => $s.enter(
                 #[inline(always)]
                 || $body,
             ),
@@ -428,6 +423,16 @@ macro_rules! dots {
         match $isa {
             #[cfg(target_arch = "x86_64")]
             $crate::cpu::simd::Isa::AvxVnni(_, $s) => $s.enter(
+                #[inline(always)]
+                || $body,
+            ),
+            #[cfg(target_arch = "aarch64")]
+            $crate::cpu::simd::Isa::NeonDotprod(_, $s) => $s.enter(
+                #[inline(always)]
+                || $body,
+            ),
+            #[cfg(target_arch = "aarch64")]
+            $crate::cpu::simd::Isa::NeonI8mm(_, $s) => $s.enter(
                 #[inline(always)]
                 || $body,
             ),
@@ -474,10 +479,10 @@ pub(crate) enum Isa {
     Neon(Neon<PLAIN>),
     /// NEON with `sdot`.
     #[cfg(target_arch = "aarch64")]
-    NeonDotprod(Neon<DOTPROD>),
+    NeonDotprod(Neon<PLAIN>, Neon<DOTPROD>),
     /// NEON with `usdot`.
     #[cfg(target_arch = "aarch64")]
-    NeonI8mm(Neon<I8MM>),
+    NeonI8mm(Neon<PLAIN>, Neon<I8MM>),
 }
 
 impl Isa {
@@ -493,8 +498,8 @@ impl Isa {
         }
         #[cfg(target_arch = "aarch64")]
         {
-            all.extend(Neon::detect().map(Isa::NeonI8mm));
-            all.extend(Neon::detect().map(Isa::NeonDotprod));
+            all.extend(Neon::detect().zip(Neon::detect()).map(|(s, dots)| Isa::NeonI8mm(s, dots)));
+            all.extend(Neon::detect().zip(Neon::detect()).map(|(s, dots)| Isa::NeonDotprod(s, dots)));
             all.extend(Neon::detect().map(Isa::Neon));
         }
         all.push(Isa::Scalar(Scalar));
@@ -515,7 +520,7 @@ impl Isa {
         fn dots<S: Simd>(_: S) -> bool {
             S::DOTS
         }
-        simd!(self, s => dots(s))
+        dots!(self, s => dots(s))
     }
 
     /// True where products of bf16 have instructions of their own.
@@ -542,9 +547,9 @@ impl Isa {
             #[cfg(target_arch = "aarch64")]
             Isa::Neon(_) => "neon",
             #[cfg(target_arch = "aarch64")]
-            Isa::NeonDotprod(_) => "neon-dotprod",
+            Isa::NeonDotprod(..) => "neon-dotprod",
             #[cfg(target_arch = "aarch64")]
-            Isa::NeonI8mm(_) => "neon-i8mm",
+            Isa::NeonI8mm(..) => "neon-i8mm",
         }
     }
 }

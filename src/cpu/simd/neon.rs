@@ -52,7 +52,12 @@ impl<const LEVEL: u8> Simd for Neon<LEVEL> {
     type I = int32x4_t;
     type M = uint32x4_t;
     type Wide = Wide<Self, 4>;
+    type Plain = Neon<PLAIN>;
 
+    #[inline(always)]
+    fn plain(self) -> Self::Plain {
+        Neon(())
+    }
     #[inline(always)]
     fn wide(self) -> Self::Wide {
         Wide(self)

@@ -26,7 +26,12 @@ impl Simd for Scalar {
     type I = [i32; N];
     type M = [bool; N];
     type Wide = Wide<Self, 4>;
+    type Plain = Self;
 
+    #[inline(always)]
+    fn plain(self) -> Self::Plain {
+        self
+    }
     #[inline(always)]
     fn wide(self) -> Self::Wide {
         Wide(self)

@@ -63,7 +63,12 @@ impl<S: Simd, const N: usize> Simd for Wide<S, N> {
     type I = [S::I; N];
     type M = [S::M; N];
     type Wide = Self;
+    type Plain = Wide<S::Plain, N>;
 
+    #[inline(always)]
+    fn plain(self) -> Self::Plain {
+        Wide(self.0.plain())
+    }
     #[inline(always)]
     fn wide(self) -> Self {
         self
