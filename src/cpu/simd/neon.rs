@@ -34,6 +34,8 @@ impl<const LEVEL: u8> Neon<LEVEL> {
     /// Runs `f`, which is inlined here, compiled with the instructions.
     #[inline(always)]
     pub(crate) fn enter<R>(self, f: impl FnOnce() -> R) -> R {
+        // All of these processors have them, so that every set would be inlined into one function: a quarter of an hour for the compiler.
+        #[inline(never)]
         #[target_feature(enable = "neon")]
         fn inner<R>(f: impl FnOnce() -> R) -> R {
             f()
