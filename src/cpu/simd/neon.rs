@@ -34,8 +34,6 @@ impl<const LEVEL: u8> Neon<LEVEL> {
     /// Runs `f`, which is inlined here, compiled with the instructions.
     #[inline(always)]
     pub(crate) fn enter<R>(self, f: impl FnOnce() -> R) -> R {
-        // A function of its own, as for other sets: all of these processors have the instructions, so that it could be inlined.
-        #[inline(never)]
         #[target_feature(enable = "neon")]
         fn inner<R>(f: impl FnOnce() -> R) -> R {
             f()
