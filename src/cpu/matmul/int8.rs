@@ -139,8 +139,13 @@ pub(super) unsafe fn panel<S: Simd>(s: S, w: &Weight, j: usize, k: Range<usize>,
                 }
             }
         }
-        // SAFETY: each of the rows is readable for a whole block.
-        format!(dtype, F => unsafe { columns_of::<S::Wide, F>(s.wide(), dtype, &rows, column, to) });
+        // A function for each format: in one, the compiler's time grows with the square of their loops.
+        let s = s.wide();
+        format!(dtype, F => s.outline(
+            #[inline(always)]
+            // SAFETY: each of the rows is readable for a whole block.
+            || unsafe { columns_of::<S::Wide, F>(s, dtype, &rows, column, to) },
+        ));
     }
 }
 

@@ -394,10 +394,7 @@ impl Product {
                             ahead: self.ahead(w, task, (p, j), int8::PANEL),
                         };
                         let range = range.clone();
-                        s.outline(
-                            #[inline(always)]
-                            || int8::panel(s, w, task.j + j, range, panel),
-                        );
+                        int8::panel(s, w, task.j + j, range, panel);
                         int8::multiply(s, w.tensor.dtype(), task.rows, tile);
                     }
                 }
