@@ -73,7 +73,7 @@ pub(super) fn kernels(op: &Op, o: &SsmScan) -> Result<(Kernel, Vec<Kernel>)> {
 mod tests {
     use crate::{
         cuda::interpreted_tests::device,
-        op::scan_tests::{scans, steps_and_decays},
+        op::scan_tests::{scans, steps_and_decays, what_is_spoiled_stays},
     };
 
     /// Step by step and in chunks, of which the last is not whole: nothing is left of what a chunk forgets, and all of what comes after.
@@ -84,5 +84,12 @@ mod tests {
         for op in scans(&[op]) {
             steps_and_decays(&device(), &op, &[0.0, 1.0, 60.0, 1e30], &[-0.0, -1e-3, -500.0, -1e30, 0.02]);
         }
+    }
+
+    #[test]
+    fn what_is_spoiled_stays_in_its_head() {
+        let op = "ssm_scan x=f32:2x20x4x8 dt=f32:2x20x4 a=f32:4 b=f32:2x20x2x16 c=f32:2x20x2x16 out=f32:2x20x4x8 d=f32:4 \
+                  dt_bias=f32:4 state=f32:2x4x8x16";
+        scans(&[op]).for_each(|op| what_is_spoiled_stays(&device(), &op));
     }
 }

@@ -5,16 +5,6 @@ use std::sync::Arc;
 use super::{Array, Arrays, Fill, Op, Rng, Role};
 use crate::{Backend, View, backend::Plan, dispatch::Launch};
 
-/// Two heads of a group, two groups, two sequences: few tokens, and several chunks.
-pub(crate) const SCANS: [&str; 3] = [
-    "ssm_scan x=f32:2x3x4x5 dt=f32:2x3x4 a=f32:4 b=f32:2x3x2x8 c=f32:2x3x2x8 out=f32:2x3x4x5 d=f32:4 dt_bias=f32:4 \
-     state=f32:2x4x5x8",
-    "ssm_scan x=f32:2x150x4x5 dt=f32:2x150x4 a=f32:4 b=f32:2x150x2x8 c=f32:2x150x2x8 out=f32:2x150x4x5 d=f32:4 \
-     dt_bias=f32:4 state=f32:2x4x5x8",
-    "selective_scan x=f32:2x20x4 dt=f32:2x20x4 a=f32:4x8 b=f32:2x20x8 c=f32:2x20x8 out=f32:2x20x4 d=f32:4 dt_bias=f32:4 \
-     state=f32:2x4x8",
-];
-
 /// The operations, with softplus and without.
 pub(crate) fn scans(texts: &[&str]) -> impl Iterator<Item = Op> {
     let both = |text: &&str| [text.to_string(), format!("{text} softplus=true")];
@@ -74,11 +64,6 @@ fn with(mut arrays: Arrays, name: &'static str, change: impl FnMut((usize, &mut 
     arrays.set(name, array.data);
     arrays
 }
-
-/// Steps from nothing to more than any decay survives.
-pub(crate) const STEPS: [f64; 8] = [0.0, 1e-40, 1e-12, 1e-3, 1.0, 60.0, 3e4, 1e30];
-/// Decays from 1 to 0, and growth that f32 holds.
-pub(crate) const DECAYS: [f64; 8] = [-0.0, -1e-40, -1e-12, -1e-3, -1.0, -500.0, -1e30, 0.02];
 
 /// Every step with every decay, all steps alike and among small ones: within the operation's bound, and within a thousandth of the sum of what
 /// is added up, where the bound's room for sums of logarithms is boundless.

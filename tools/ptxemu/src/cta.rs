@@ -196,9 +196,16 @@ impl<'a> Cluster<'a> {
             }
         }
     }
+    #[inline(always)]
     pub(crate) fn v(&self, wi: usize, l: usize, a: &Arg) -> u64 {
         match a {
             Arg::Reg(r) => self.w[wi].r[*r as usize * 32 + l],
+            _ => self.other(wi, l, a),
+        }
+    }
+    /// The value of what is no register.
+    fn other(&self, wi: usize, l: usize, a: &Arg) -> u64 {
+        match a {
             Arg::Imm(v) => *v,
             Arg::NotReg(r) => self.w[wi].r[*r as usize * 32 + l] ^ 1,
             Arg::Sreg(s, ax) => {
@@ -227,6 +234,7 @@ impl<'a> Cluster<'a> {
             _ => panic!("value operand {a:?}"),
         }
     }
+    #[inline(always)]
     pub(crate) fn set(&mut self, wi: usize, l: usize, a: &Arg, v: u64) {
         match a {
             Arg::Reg(r) => self.w[wi].r[*r as usize * 32 + l] = v,

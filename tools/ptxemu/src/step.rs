@@ -20,8 +20,13 @@ impl Cluster<'_> {
         }
         let w = &self.w[wi];
         let lanes = |m: u32| (0..32usize).filter(move |l| m >> l & 1 == 1);
-        let pc = lanes(ready).map(|l| w.pc[l]).min().unwrap();
-        let at: u32 = lanes(ready).filter(|&l| w.pc[l] == pc).map(|l| 1 << l).sum();
+        let first = w.pc[ready.trailing_zeros() as usize];
+        let (pc, at) = if w.pc == [first; 32] {
+            (first, ready) // as mostly
+        } else {
+            let pc = lanes(ready).map(|l| w.pc[l]).min().unwrap();
+            (pc, lanes(ready).filter(|&l| w.pc[l] == pc).map(|l| 1 << l).sum())
+        };
         let k = self.k;
         let ins = &k.code[pc as usize];
         let (o, a) = (&ins.op, &ins.args);
@@ -41,8 +46,10 @@ impl Cluster<'_> {
             self.w[wi].park = if w.live & !at & !w.park == 0 { 0 } else { w.park | at };
             return true;
         } // wait for the rest of the warp to converge here
-        for l in lanes(at) {
-            self.w[wi].pc[l] = pc + 1
+        if at == !0 {
+            self.w[wi].pc = [pc + 1; 32];
+        } else {
+            lanes(at).for_each(|l| self.w[wi].pc[l] = pc + 1);
         }
         let full = |m: u32| assert!(m == !0, "warp-collective executed by mask {m:#x}: {}", ins.text);
         if k.wgmma && o.k != K::Wgmma {
@@ -279,13 +286,7 @@ impl Cluster<'_> {
                         Sp::Gen if o.k == K::Ld && (PAW..LOW).contains(&ad) => Some(ad - PAW),
                         _ => None,
                     };
-                    let one;
-                    let regs: &[Arg] = if let Arg::Vec(v) = va {
-                        v
-                    } else {
-                        one = [va.clone()];
-                        &one
-                    };
+                    let regs = if let Arg::Vec(v) = va { v } else { std::slice::from_ref(va) };
                     if let Some(ad) = param {
                         let b = self.par;
                         for (i, r) in regs.iter().enumerate() {
@@ -306,7 +307,8 @@ impl Cluster<'_> {
                         self.has_waited(wi, 1 << l, ins)
                     }
                     if o.k == K::Ld {
-                        let b: Vec<u8> = self.bytes(o.sp, ad, n * sz as usize, wi, l).to_vec();
+                        let mut b = [0; 32];
+                        b[..n * sz as usize].copy_from_slice(self.bytes(o.sp, ad, n * sz as usize, wi, l));
                         for (i, r) in regs.iter().enumerate() {
                             let mut t8 = [0; 8];
                             t8[..sz as usize].copy_from_slice(&b[i * sz as usize..][..sz as usize]);
@@ -314,9 +316,12 @@ impl Cluster<'_> {
                             self.set(wi, l, r, if t { sx(v, sz) as u64 } else { v })
                         }
                     } else {
-                        let vs: Vec<u8> =
-                            regs.iter().flat_map(|r| self.v(wi, l, r).to_le_bytes()[..sz as usize].to_vec()).collect();
-                        self.bytes(o.sp, ad, n * sz as usize, wi, l).copy_from_slice(&vs)
+                        let mut b = [0; 32];
+                        for (i, r) in regs.iter().enumerate() {
+                            b[i * sz as usize..][..sz as usize]
+                                .copy_from_slice(&self.v(wi, l, r).to_le_bytes()[..sz as usize]);
+                        }
+                        self.bytes(o.sp, ad, n * sz as usize, wi, l).copy_from_slice(&b[..n * sz as usize])
                     }
                 }
             }
