@@ -170,23 +170,62 @@ impl Tensor {
         }
         let mut all = self.room(span.len(), 0u8)?;
         self.device.backend().read(&span, &mut all)?;
+        self.gather(&all, bytes);
+        Ok(())
+    }
+
+    /// The elements among the bytes that they span, in row-major order.
+    fn gather(&self, all: &[u8], bytes: &mut [u8]) {
+        if self.spec.is_dense() {
+            return bytes.copy_from_slice(all);
+        }
         let (_, size) = self.dtype().block();
         for (at, out) in self.spec.offsets().zip(bytes.chunks_exact_mut(size)) {
             out.copy_from_slice(&all[at..at + size]);
         }
-        Ok(())
     }
 
     /// The elements in row-major order. `T` is as large as an element (`f32`, `i32`, `half::f16`, ...), or `u8` for the bytes.
     pub fn read<T: Pod>(&self) -> Result<Vec<T>> {
+        let mut out = self.elements()?;
+        self.read_into(bytemuck::cast_slice_mut(&mut out))?;
+        Ok(out)
+    }
+
+    /// As [`Tensor::read`], without waiting for the device, as browsers need it: what the work launched so far makes of it, whatever is launched
+    /// before the future is awaited.
+    ///
+    /// ```
+    /// # async fn example(logits: &tesela::Tensor) -> tesela::Result<()> {
+    /// let later = logits.read_later::<f32>()?;
+    /// // ... launch the next step ...
+    /// let values: Vec<f32> = later.await?;
+    /// # Ok(()) }
+    /// ```
+    pub fn read_later<T: Pod + Send>(&self) -> Result<impl Future<Output = Result<Vec<T>>> + Send + use<T>> {
+        let (mut out, mut reading) = (self.elements::<T>()?, None);
+        if matches!(&self.stored, Stored::Weight(w) if w.source().is_some()) {
+            self.read_into(bytemuck::cast_slice_mut(&mut out))?; // from host memory
+        } else if !out.is_empty() {
+            reading = Some(self.device.backend().read_later(&self.plain()?.slice(0, self.spec.span())?)?);
+        }
+        let tensor = self.clone();
+        Ok(async move {
+            if let Some(reading) = reading {
+                tensor.gather(&reading.await?, bytemuck::cast_slice_mut(&mut out));
+            }
+            Ok(out)
+        })
+    }
+
+    /// Host memory for its elements as `T`.
+    fn elements<T: Pod>(&self) -> Result<Vec<T>> {
         let size = size_of::<T>();
         let (elements, bytes) = self.dtype().block();
         if size == 0 || (size != 1 && (elements > 1 || size != bytes)) {
             return Err(self.invalid(format_args!("elements cannot be read as {size} bytes each; `read_f32` decodes")));
         }
-        let mut out = self.room(self.spec.bytes() / size, T::zeroed())?;
-        self.read_into(bytemuck::cast_slice_mut(&mut out))?;
-        Ok(out)
+        self.room(self.spec.bytes() / size, T::zeroed())
     }
 
     /// The elements in row-major order, converted to f32 from whatever dtype.

@@ -1,6 +1,9 @@
 //! The typed API: tensors, views, calls, policies.
 
-use std::sync::Arc;
+use std::{
+    sync::Arc,
+    task::{Context, Poll, Waker},
+};
 
 use tesela::{
     Builder, DType, Error, Fallback, Op, Reference, Runtime, Spec,
@@ -48,6 +51,33 @@ fn views_follow_strides_and_blocks() -> tesela::Result<()> {
     assert_eq!(q.slice(1, 32..64)?.read::<u8>()?.len(), 4 * 34);
     for cut in [q.slice(1, 16..48), q.slice(1, 0..16), q.transpose(0, 1), q.reshape(&[16, 16])] {
         assert!(matches!(cut, Err(Error::Invalid { .. })), "{cut:?}");
+    }
+    Ok(())
+}
+
+/// Polls until it is ready.
+fn wait<T>(future: impl Future<Output = T>) -> T {
+    let mut future = std::pin::pin!(future);
+    let mut context = Context::from_waker(Waker::noop());
+    loop {
+        match future.as_mut().poll(&mut context) {
+            Poll::Ready(value) => return value,
+            Poll::Pending => std::thread::yield_now(),
+        }
+    }
+}
+
+#[test]
+fn what_is_read_later_is_of_now() -> tesela::Result<()> {
+    for device in tesela::discover(&OpenOptions::default()).devices {
+        let rt = Runtime::builder().device(device).only_devices().no_cache().build()?;
+        let x = rt.from_f32(&[2, 3], &[1., 2., 3., 4., 5., 6.])?;
+        let (whole, part) = (x.read_later::<f32>()?, x.transpose(0, 1)?.slice(0, 1..3)?.read_later::<f32>()?);
+        x.write(bytemuck::cast_slice(&[0f32; 6]))?;
+        assert_eq!(wait(whole)?, [1., 2., 3., 4., 5., 6.]);
+        assert_eq!(wait(part)?, [2., 5., 3., 6.]);
+        assert!(matches!(x.read_later::<u16>(), Err(Error::Invalid { .. })));
+        assert!(wait(x.slice(0, 1..1)?.read_later::<f32>()?)?.is_empty());
     }
     Ok(())
 }

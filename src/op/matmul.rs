@@ -269,6 +269,10 @@ impl Semantics for Matmul {
             (scaled.x_scale, scaled.w_scale) = (Some(spec(F32, &[5])), Some(spec(F32, &[19])));
             all.push(scaled);
         }
+        for (x, m) in [(F32, 1), (F32, 9), (BF16, 5)] {
+            let op = Matmul { w_scale: Some(spec(F32, &[19])), ..plain(x, I8, F32, m, 19, 68) };
+            all.extend([op, Matmul { numerics: Numerics::Fast, ..op }]);
+        }
         for d in [F8E4M3, F8E5M2] {
             let mut op = plain(F32, d, F32, 3, 130, 140);
             all.push(op);

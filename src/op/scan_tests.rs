@@ -138,3 +138,14 @@ pub(crate) fn what_is_spoiled_stays(device: &dyn Backend, op: &Op) {
         }
     }
 }
+
+#[test]
+fn the_reference() {
+    let device = crate::Reference::open(&Default::default());
+    let op = "ssm_scan x=f32:2x9x4x5 dt=f32:2x9x4 a=f32:4 b=f32:2x9x2x8 c=f32:2x9x2x8 out=f32:2x9x4x5 d=f32:4 dt_bias=f32:4 \
+              state=f32:2x4x5x8";
+    for op in scans(&[op]) {
+        steps_and_decays(&device, &op, &[0.0, 1.0, 1e30], &[-0.0, -1e-3, -500.0, 0.02]);
+        what_is_spoiled_stays(&device, &op);
+    }
+}

@@ -90,9 +90,22 @@ impl Backend for Wgpu {
     fn plan(&self, op: &Op) -> Result<Plans> {
         let parts = parts::of(op, self.queue.most_bound())?;
         if !parts.is_empty() {
-            return parts::Parts::plans(op, parts, |part| self.plan(part));
+            return parts::Parts::plans(op, parts, |part| self.compile(&part.op, part.kernels(op, &self.abilities)?));
         }
-        let kernels = kernels(op, &self.abilities)?;
+        self.compile(op, kernels(op, &self.abilities)?)
+    }
+
+    fn sync(&self) -> Result<()> {
+        self.queue.sync()
+    }
+
+    fn memory(&self) -> Memory {
+        self.queue.account.memory()
+    }
+}
+
+impl Wgpu {
+    fn compile(&self, op: &Op, kernels: Vec<Kernel>) -> Result<Plans> {
         // Rows are computed apart from each other everywhere; how many are computed together, and so in which order each is summed, depends
         // on how many there are unless that is asked for.
         let determinism = match (op, op.determinism()) {
@@ -121,14 +134,6 @@ impl Backend for Wgpu {
             _ => Ok(good.into_iter().flatten().collect()),
         }
     }
-
-    fn sync(&self) -> Result<()> {
-        self.queue.sync()
-    }
-
-    fn memory(&self) -> Memory {
-        self.queue.account.memory()
-    }
 }
 
 /// Every kernel for an operation, best guess first, on a device with these abilities.
@@ -144,7 +149,7 @@ fn kernels(op: &Op, able: &Abilities) -> Result<Vec<Kernel>> {
         Op::Elementwise(o) => vec![elementwise::kernel(op, o)?],
         Op::Softmax(o) => vec![softmax::kernel(op, o)?],
         Op::Segment(o) => vec![segment::kernel(op, o)?],
-        Op::Gather(o) => vec![gather::kernel(op, o)?],
+        Op::Gather(o) => vec![gather::kernel(op, o, 0, o.table.dim(1))?],
         Op::Scatter(o) => vec![scatter::kernel(op, o)?],
         Op::Convert(o) => vec![convert::kernel(op, o)?],
         Op::Reduce(o) => vec![reduce::kernel(op, o)?],

@@ -1,12 +1,13 @@
 //! Operations on tensors larger than a binding holds (128 MiB where a device grants no more than WebGPU promises), as several on parts.
 //!
-//! A product is cut by its columns, which are rows of its weight, and by its rows; what works element by element by any dimension. The
-//! parts are launched one after the other, as if the caller had. Other operations are declined.
+//! A product is cut by its columns, which are rows of its weight, and by its rows; a table by its rows, of which each part gathers its own; what
+//! works element by element by any dimension. The parts are launched one after the other, as if the caller had. Other operations are declined.
 
 use std::sync::Arc;
 
 use arrayvec::ArrayVec;
 
+use super::{adapter::Abilities, gather, shader::Kernel};
 use crate::{
     backend::{Plan, Plans, View},
     error::{Error, Result},
@@ -22,6 +23,18 @@ type Begins = ArrayVec<usize, MAX_OPERANDS>;
 pub(super) struct Part {
     pub(super) op: Op,
     begins: Begins,
+    /// The row of the whole table that the part's begins with.
+    first: usize,
+}
+
+impl Part {
+    /// Its kernels, as a part of the operation `whole`.
+    pub(super) fn kernels(&self, whole: &Op, able: &Abilities) -> Result<Vec<Kernel>> {
+        let (Op::Gather(o), Op::Gather(whole)) = (&self.op, whole) else { return super::kernels(&self.op, able) };
+        let mut kernel = gather::kernel(&self.op, o, self.first, whole.table.dim(1))?;
+        kernel.enable(able);
+        Ok(vec![kernel])
+    }
 }
 
 /// A dimension along which an operation can be cut.
@@ -29,8 +42,10 @@ pub(super) struct Part {
 enum Along {
     /// Columns of a product's result.
     Columns,
-    /// Its rows.
+    /// Its rows; those of what is gathered.
     Rows,
+    /// Rows of a table.
+    Table,
     /// A dimension of a result, counted from the last.
     Dimension(usize),
 }
@@ -44,6 +59,7 @@ impl Along {
     fn all(op: &Op) -> &'static [Along] {
         match op {
             Op::Matmul(o) if o.out.rank() == 2 => &[Along::Columns, Along::Rows],
+            Op::Gather(_) => &[Along::Table, Along::Rows],
             Op::Elementwise(Elementwise { out, .. }) | Op::Convert(Convert { out, .. }) => {
                 &DIMENSIONS[MAX_RANK - out.rank()..]
             }
@@ -62,6 +78,7 @@ impl Along {
                 (dim("out", 0), if blocks { 128 } else { 1 })
             }
             Along::Rows => (dim("out", 1), 1),
+            Along::Table => (dim("table", 1), 1),
             // Along the last one lie blocks.
             Along::Dimension(0) => {
                 (dim("out", 0), operands.iter().map(|o| o.spec.dtype().block().0).max().unwrap_or(1))
@@ -78,7 +95,8 @@ impl Along {
             (Along::Columns, "w_scale") if spec.rank() == 2 => Some(1),
             (Along::Columns, "w_scale") if spec.dim(0) > 1 => Some(0),
             (Along::Rows, "x" | "out" | "residual") => Some(1),
-            (Along::Rows, "x_scale") => Some(0),
+            (Along::Rows, "x_scale" | "index") => Some(0),
+            (Along::Table, "table") => Some(1),
             // Operands broadcast, aligned at their last dimension: what lacks it is whole in every part.
             (Along::Dimension(i), _) if spec.dim(i) > 1 => Some(i),
             _ => None,
@@ -111,7 +129,8 @@ fn part(op: &Op, along: Along, from: usize, len: usize) -> Result<Part> {
             Err(e) => failed = Some(e),
         }
     });
-    failed.map_or(Ok(Part { op, begins }), Err)
+    let first = if along == Along::Table { from } else { 0 };
+    failed.map_or(Ok(Part { op, begins, first }), Err)
 }
 
 /// What to launch instead where operands span more than `most` bytes; empty where none does, or no cut helps.
@@ -139,7 +158,7 @@ pub(super) fn of(op: &Op, most: usize) -> Result<Vec<Part>> {
         }
         (left, lens[best.1]) = (best.0, best.2);
     }
-    let mut all = vec![Part { op: *op, begins: op.operands().iter().map(|_| 0).collect() }];
+    let mut all = vec![Part { op: *op, begins: op.operands().iter().map(|_| 0).collect(), first: 0 }];
     for (&along, &len) in axes.iter().zip(&lens) {
         let mut next = Vec::new();
         for whole in &all {
@@ -147,6 +166,7 @@ pub(super) fn of(op: &Op, most: usize) -> Result<Vec<Part>> {
             for from in (0..extent.max(1)).step_by(len.max(1)) {
                 let mut cut = part(&whole.op, along, from, len.min(extent - from))?;
                 cut.begins.iter_mut().zip(&whole.begins).for_each(|(b, before)| *b += before);
+                cut.first += whole.first;
                 next.push(cut);
             }
         }
@@ -164,9 +184,8 @@ pub(super) struct Parts {
 
 impl Parts {
     /// For each kernel of the first part, one that runs all: with the same kernels where the others have them.
-    pub(super) fn plans(op: &Op, parts: Vec<Part>, plan: impl Fn(&Op) -> Result<Plans>) -> Result<Plans> {
-        let of: Vec<(Plans, Begins)> =
-            parts.into_iter().map(|p| Ok((plan(&p.op)?, p.begins))).collect::<Result<_>>()?;
+    pub(super) fn plans(op: &Op, parts: Vec<Part>, plan: impl Fn(&Part) -> Result<Plans>) -> Result<Plans> {
+        let of: Vec<(Plans, Begins)> = parts.into_iter().map(|p| Ok((plan(&p)?, p.begins))).collect::<Result<_>>()?;
         let firsts: Plans = of.first().map(|(plans, _)| plans.clone()).unwrap_or_default();
         let like = |first: &Arc<dyn Plan>| {
             let plans = of.iter().map(|(plans, begins)| {

@@ -262,6 +262,21 @@ fn the_self_test_rejects_a_wrong_shader() {
     assert!(all.chosen.as_ref().is_some_and(|c| c.kernel == "wgpu-f32-tiled"), "{all}");
 }
 
+#[test]
+fn scans_take_any_steps_and_keep_heads_apart() {
+    use crate::op::scan_tests::{scans, steps_and_decays, what_is_spoiled_stays};
+    let texts = [
+        "ssm_scan x=f32:2x20x4x5 dt=f32:2x20x4 a=f32:4 b=f32:2x20x2x8 c=f32:2x20x2x8 out=f32:2x20x4x5 d=f32:4 dt_bias=f32:4 \
+         state=f32:2x4x5x8",
+        "selective_scan x=f32:2x20x4 dt=f32:2x20x4 a=f32:4x8 b=f32:2x20x8 c=f32:2x20x8 out=f32:2x20x4 d=f32:4 dt_bias=f32:4 \
+         state=f32:2x4x8",
+    ];
+    for (op, device) in scans(&texts).flat_map(|op| devices().into_iter().map(move |device| (op, device))) {
+        steps_and_decays(&*device, &op, &[0.0, 1.0, 60.0, 1e30], &[-0.0, -1e-3, -500.0, -1e30, 0.02]);
+        what_is_spoiled_stays(&*device, &op);
+    }
+}
+
 /// A device whose bindings hold 2 KiB and begin at multiples of 256 bytes, whatever the driver's own alignment is.
 #[cfg(feature = "conformance")]
 #[test]
@@ -284,6 +299,8 @@ fn tensors_larger_than_a_binding_are_cut() {
         ("matmul x=f32:70x16 w=f32:20x16 out=f16:70x20", 4),
         ("matmul x=f32:40x16 w=f32:80x16 out=f32:40x80 act=silu up=f32:80x16", 32),
         ("matmul x=f32:2x2 w=f8e4m3:700x2 out=f32:2x700 w_scale=f32:6x1", 4),
+        ("gather table=f32:100x20 index=i32:30 out=f32:30x20", 16),
+        ("gather table=q4_0:90x64 index=i32:7 out=f16:7x64 scale=2", 2),
         ("matmul x=f32:2x130 w=f8e4m3:140x130 out=f32:2x140 w_scale=f32:2x2", 0), // 128 columns are too many
     ] {
         let op: Op = text.parse().unwrap();
