@@ -48,17 +48,22 @@ struct Tile {
     bool gated;
 };
 
-// Neighbouring blocks share operands: 8 tiles down, then right.
-template <u32 BM> DEV Tile tile_of(const Args& p, u32 elem, u32 step = BK) {
+// Tile `at` of so many, the whole of k to be said. Neighbours share operands: 8 tiles down, then right.
+template <u32 BM> DEV Tile tile_at(const Args& p, u32 at, u32 tiles) {
     Tile t;
     t.gated = p.up.data != nullptr;
     t.columns = t.gated ? BN / 2 : BN;
-    u32 tiles_n = (u32)((p.n + t.columns - 1) / t.columns), blocks = gridDim.x / (u32)p.splits;
-    u32 at = blockIdx.x % blocks, tiles_m = blocks / tiles_n;
+    u32 tiles_n = (u32)((p.n + t.columns - 1) / t.columns), tiles_m = tiles / tiles_n;
     u32 band = at / (8 * tiles_n) * 8, height = tiles_m - band < 8 ? tiles_m - band : 8, inside = at % (8 * tiles_n);
-    t.split = blockIdx.x / blocks;
     t.rows = rows_of(p, band + inside % height, BM);
     t.first_j = (u64)(inside / height) * t.columns;
+    return t;
+}
+// A tile for each block, or for `splits` of them.
+template <u32 BM> DEV Tile tile_of(const Args& p, u32 elem, u32 step = BK) {
+    u32 tiles = gridDim.x / (u32)p.splits;
+    Tile t = tile_at<BM>(p, blockIdx.x % tiles, tiles);
+    t.split = blockIdx.x / tiles;
     u64 steps = (p.k * elem + step - 1) / step;
     t.first_step = (u32)(steps * t.split / p.splits);
     t.end_step = t.rows.b < 0 ? t.first_step : (u32)(steps * (t.split + 1) / p.splits);

@@ -1,14 +1,12 @@
-// The kernel of gemm.cu and gemm_fp8.cu: operands of one type, copied to shared memory as they are.
+// The kernels of gemm.cu, gemm_fp8.cu and gemm_stream.cu: operands of one type, copied to shared memory as they are.
 #pragma once
 #include "gemm.cuh"
 
-template <u32 BM, u32 WARPS_M, class Type> DEV void gemm(const Args& p) {
+// A tile's sums, to rows in shared memory.
+template <u32 BM, u32 WARPS_M, class Type> DEV void multiply_tile(const Args& p, const Tile& t, u8* shared) {
     typedef Warps<BM, WARPS_M, Type> W;
     enum : u32 { A_CHUNKS = (BM * 4 + THREADS - 1) / THREADS, B_CHUNKS = BN * 4 / THREADS };
-    extern __shared__ __align__(128) u8 shared[];
     u32 base = shared_address(shared);
-    Tile t = tile_of<BM>(p, Type::ELEM);
-    if (t.rows.first == t.rows.end) return;
 
     // What each thread copies: chunks of 16 bytes.
     u32 chunk = threadIdx.x % 4, line = threadIdx.x / 4, k_bytes = (u32)(p.k * Type::ELEM);
@@ -53,10 +51,16 @@ template <u32 BM, u32 WARPS_M, class Type> DEV void gemm(const Args& p) {
     }
     copies_wait<0>();
     __syncthreads();
-    typename Type::Sum* sums = (typename Type::Sum*)shared;
-    warps.spread(sums);
+    warps.spread((typename Type::Sum*)shared);
     __syncthreads();
-    finish_tile<BM>(p, t, sums);
+}
+
+template <u32 BM, u32 WARPS_M, class Type> DEV void gemm(const Args& p) {
+    extern __shared__ __align__(128) u8 shared[];
+    Tile t = tile_of<BM>(p, Type::ELEM);
+    if (t.rows.first == t.rows.end) return;
+    multiply_tile<BM, WARPS_M, Type>(p, t, shared);
+    finish_tile<BM>(p, t, (const typename Type::Sum*)shared);
 }
 
 #define ENTRY(name, Type, blocks)                                                                                                 \

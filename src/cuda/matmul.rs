@@ -1,4 +1,4 @@
-//! Which kernels multiply matrices, best first: see the heads of kernels/gemv.cu, gemm.cu, gemm_mixed.cu, gemm_exact.cu and matmul.cu.
+//! Which kernels multiply matrices, best first: see the heads of kernels/gemv.cu, gemm.cu, gemm_stream.cu, gemm_mixed.cu, gemm_exact.cu and matmul.cu.
 
 use std::sync::Arc;
 
@@ -14,6 +14,8 @@ use crate::{
     layout::Spec,
     op::{Activation, Determinism, Features, Matmul, Numerics, Op, Operands, Real},
 };
+
+mod stream;
 
 /// Up to this many rows a warp sums an output of its own, in the kernels for every type; beyond, tiles share their operands.
 const FEW: usize = 4;
@@ -103,9 +105,10 @@ impl Product<'_> {
                 [Product::wide, Product::many_rows_of_blocks].map(|of| of(self, processors).filter(|_| hopper));
             let blocks = self.few_rows_of_blocks(processors, device.driver.capability());
             let few = [blocks, self.few_rows_of_floats(), self.few_rows()];
-            let tiles = [self.tiles_of_fp8(processors), self.tensor_cores(processors), self.exact(processors)];
-            // What was not measured yet (`many`) comes behind what was.
-            for steps in [wide].into_iter().chain(few).chain([many]).chain(tiles).flatten() {
+            let tiles = [self.tiles_of_fp8(processors), self.tensor_cores(processors)];
+            // What was not measured yet (`many`, `stream`) comes behind what was.
+            let last = [self.stream(processors), self.exact(processors)];
+            for steps in [wide].into_iter().chain(few).chain([many]).chain(tiles).chain(last).flatten() {
                 let steps: Result<Vec<Compiled>> =
                     steps.into_iter().map(|s| s.compile(device, modules, promised)).collect();
                 match steps {

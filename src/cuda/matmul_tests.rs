@@ -118,6 +118,25 @@ fn wide_tiles() {
 }
 
 #[test]
+fn shares_of_all_tiles() {
+    // On 16 blocks at once: 12 tiles and 10, so that shares hold the end of one and the beginning of the next, or a part in the middle.
+    let followed = Matmul { up: None, ..whole(plain(BF16, BF16, F32, 130, 700, 264)) };
+    let ops = [
+        plain(BF16, BF16, BF16, 130, 700, 72),
+        plain(F16, F16, F32, 130, 700, 136),
+        fast(plain(F32, F32, F32, 150, 700, 36)),
+        followed,
+        plain(BF16, BF16, F32, 40, 1200, 72),
+        plain(F16, F16, F16, 64, 1200, 136),
+        fast(plain(F32, F32, F32, 40, 1200, 20)),
+    ];
+    let names = kernels(ops.into_iter().map(Op::from));
+    let expected =
+        ["bf16_stream_128", "bf16_stream_64", "f16_stream_128", "f16_stream_64", "tf32_stream_128", "tf32_stream_64"];
+    all_ran(&names, &expected);
+}
+
+#[test]
 fn tiles_of_two_types() {
     let mut ops = vec![fast(plain(F32, BF16, F32, 20, 136, 72)), fast(plain(F16, IQ4_NL, F16, 12, 130, 640))];
     for w in [Q4_0, Q8_0, Q4_K, Q6_K] {
