@@ -1,16 +1,12 @@
 //! Every kernel on operands that end where their memory ends: results are those with room behind. And with indices and lengths that lie nowhere.
-//! As it stands this shows a read past an end only where a result depends on it; a tool that watches memory shows each (not part of
-//! `.ci/run`: compiling for it takes more than six minutes of processor time):
-//!
-//!     RUSTC_BOOTSTRAP=1 RUSTFLAGS=-Zsanitizer=address cargo test --target x86_64-unknown-linux-gnu --no-default-features \
-//!         --features cpu,conformance --lib memory_tests
+//! Alone this shows a read past an end only where a result depends on it; under AddressSanitizer, as `.ci/run` compiles it, every one.
 
 use super::{Cpu, larger_tests::LARGER, simd::Isa};
 use crate::{
     Backend, DType, Op, View,
     backend::OpenOptions,
     dispatch::Launch,
-    host::ALIGN,
+    host::{self, ALIGN},
     op::{Array, Fill, Operand, Rng, Role},
 };
 
@@ -94,4 +90,14 @@ fn what_lies_behind_an_operand_does_not_matter() {
         }
         assert!(ran * 10 > ops.len() * 9, "{}: {ran} of {} run", isa.name(), ops.len());
     }
+}
+
+/// A read past an end, which `.ci/run` expects AddressSanitizer to find: it says nothing of the others where it is not at work.
+#[test]
+#[ignore = "reads past an end"]
+fn a_planted_read() {
+    let device = Cpu::open(&OpenOptions::default()).expect("a processor");
+    let last = host::pointer(&tight(&device, &[1, 2, 3]), device.token()).expect("memory");
+    // SAFETY: none, the fourth byte is not the operand's: no other test runs beside this one.
+    std::hint::black_box(unsafe { last.add(std::hint::black_box(3)).read() });
 }
