@@ -50,13 +50,11 @@ pub(super) fn measure(isa: Isa, pool: &mut Pool, stream: &mut [f32]) -> Peaks {
     }
     stream.fill(1.0); // memory that was never written to is a page of zeros in the cache
     let bytes = size_of_val(stream) as f64;
-    let read = best(|| {
-        pool.run(stream.len().div_ceil(PART), |i, _| {
-            let part = &stream[i * PART..stream.len().min(i * PART + PART)];
-            black_box(simd!(isa, s => total(s, part)));
-        })
-    });
-    peaks.read_bytes = bytes / read;
+    let parts = stream.len().div_ceil(PART);
+    let part = |i: usize| &stream[i * PART..stream.len().min(i * PART + PART)];
+    let one = best(|| pool.run(parts, |i, _| _ = black_box(simd!(isa, s => total(s, part(i))))));
+    let four = best(|| pool.run(parts, |i, _| _ = black_box(simd!(isa, s => total_of_four(s, part(i))))));
+    peaks.read_bytes = bytes / one.min(four);
     let (from, to) = stream.split_at_mut(stream.len() / 2);
     let parts: Vec<_> = from.chunks(PART).zip(to.chunks_mut(PART).map(std::sync::Mutex::new)).collect();
     let copy = best(|| {
@@ -123,6 +121,22 @@ fn multiply_add<S: Simd>(s: S) {
         }
     }
     black_box(chains.iter().fold(0.0, |sum, &c| sum + s.sum(c)));
+}
+
+/// As `total`, by four streams at once and without asking ahead: a Zen 3 reads 18 GB/s so, where one stream gives 14.
+#[inline(always)]
+fn total_of_four<S: Simd>(s: S, values: &[f32]) -> f32 {
+    let (mut sums, quarter, mut p) = ([s.zero(); 8], values.len() / 4, 0);
+    while p + 2 * S::LANES <= quarter {
+        let mut i = 0;
+        while i < 8 {
+            // SAFETY: each quarter has two vectors from `p` on.
+            sums[i] = unsafe { s.add(sums[i], s.load(values.as_ptr().add(i / 2 * quarter + p + i % 2 * S::LANES))) };
+            i += 1;
+        }
+        p += 2 * S::LANES;
+    }
+    sums.iter().fold(0.0, |sum, &v| sum + s.sum(v))
 }
 
 #[inline(always)]

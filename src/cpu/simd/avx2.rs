@@ -186,14 +186,13 @@ impl<const VNNI: bool> Simd for Avx2<VNNI> {
         add_i(a: __m256i, b: __m256i) -> __m256i = _mm256_add_epi32(a, b);
         sub_i(a: __m256i, b: __m256i) -> __m256i = _mm256_sub_epi32(a, b);
         mul_i(a: __m256i, b: __m256i) -> __m256i = _mm256_mullo_epi32(a, b);
-        // Pairs of products of all eight bits would not fit 16: seven bits do, and the eighth by itself.
+        // Pairs of products of eight bits do not fit 16: even and odd bytes are widened, which is done once for a vector that meets several.
         dot(c: __m256i, u: __m256i, i: __m256i) -> __m256i = if VNNI {
             _mm256_dpbusd_avx_epi32(c, u, i)
         } else {
-            let low = _mm256_maddubs_epi16(_mm256_and_si256(u, _mm256_set1_epi8(127)), i);
-            let bit = _mm256_and_si256(_mm256_srli_epi16::<7>(u), _mm256_set1_epi8(1));
-            let high = _mm256_madd_epi16(_mm256_maddubs_epi16(bit, i), _mm256_set1_epi16(128));
-            _mm256_add_epi32(_mm256_add_epi32(c, high), _mm256_madd_epi16(low, _mm256_set1_epi16(1)))
+            let even = (_mm256_and_si256(u, _mm256_set1_epi16(255)), _mm256_srai_epi16::<8>(_mm256_slli_epi16::<8>(i)));
+            let odd = (_mm256_srli_epi16::<8>(u), _mm256_srai_epi16::<8>(i));
+            _mm256_add_epi32(_mm256_add_epi32(c, _mm256_madd_epi16(even.0, even.1)), _mm256_madd_epi16(odd.0, odd.1))
         };
         dot_small(c: __m256i, u: __m256i, i: __m256i) -> __m256i = if VNNI {
             _mm256_dpbusd_avx_epi32(c, u, i)
