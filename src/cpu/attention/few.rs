@@ -16,6 +16,7 @@ use half::{bf16, f16};
 use super::{
     super::{
         kernel::{Args, Tensor},
+        machine,
         row::{PAD, padded},
         simd::{Element, Simd},
     },
@@ -92,6 +93,17 @@ impl<'a> Ahead<'a> {
     }
 }
 
+/// Keys of a tile: as many as leave this one and the next half of the second cache, whichever heads a task has.
+fn step(k: &Tensor, v: &Tensor) -> usize {
+    let key = |t: &Tensor| t.dtype().bytes(t.spec.dim(0)).unwrap_or(0) * t.spec.dim(1);
+    let (key, room) = (key(k) + key(v), machine::caches().second / 4);
+    let mut step = KEYS;
+    while step > 8 && step * key > room {
+        step /= 2;
+    }
+    step
+}
+
 /// Computes the few rows of a task's heads against those of the sequence's keys that lie in `keys`: all heads with a tile of keys, then
 /// the next, so that memory is read in one stream. What lies up to `until` is read next.
 ///
@@ -110,17 +122,18 @@ pub(super) unsafe fn tiles_of_few<S: Simd>(
     let (k, v) = (args.of("k"), args.of("v"));
     let last = job.visible(work, keys.start..until).end;
     let keys = job.visible(work, keys);
-    let tile = |first: usize, end: usize| first.max(keys.start)..(first + KEYS).min(end);
+    let step = step(&k, &v);
+    let tile = |first: usize, end: usize| first.max(keys.start)..(first + step).min(end);
     // SAFETY: buffers are as long as their fields say, keys lie in the sequence.
     unsafe {
         for (i, head) in heads.clone().enumerate() {
             start(s, job, args, &work.of_head(head), true, Buffers::new(job, memory, i));
         }
-        let mut first = keys.start - keys.start % KEYS;
+        let mut first = keys.start - keys.start % step;
         let mut place = Place::find(job, args, work, tile(first, keys.end));
         while first < keys.end {
             let these = tile(first, keys.end);
-            first += KEYS;
+            first += step;
             let next = Place::find(job, args, work, tile(first, last.max(first)));
             for (i, head) in heads.clone().enumerate() {
                 place.kv_head = head;
