@@ -212,7 +212,15 @@ impl Tensor {
         let tensor = self.clone();
         Ok(async move {
             if let Some(reading) = reading {
-                tensor.gather(&reading.await?, bytemuck::cast_slice_mut(&mut out));
+                let all = reading.await?;
+                if all.len() != tensor.spec.span() {
+                    return Err(tensor.invalid(format_args!(
+                        "the device gave {} bytes of {}",
+                        all.len(),
+                        tensor.spec.span()
+                    )));
+                }
+                tensor.gather(&all, bytemuck::cast_slice_mut(&mut out));
             }
             Ok(out)
         })

@@ -1,7 +1,7 @@
 //! The committed measurements beside peers: whole, right, and told truly in the README.
 #![cfg(feature = "bench")]
 
-use std::{fs, path::Path};
+use std::{collections::BTreeMap, fs, path::Path};
 
 use tesela::bench::{Record, SCHEMA, peer_summary};
 
@@ -30,6 +30,31 @@ fn records_are_whole_and_right() {
             let Some(peer) = &r.peer else { continue };
             let ratio = peer.median as f64 / r.samples.median as f64;
             assert!((peer.ratio - ratio).abs() < 1e-6, "{file}: {case}: {} is not {ratio}", peer.ratio);
+        }
+    }
+}
+
+/// On the processor a product of more rows takes no less time than one of fewer, up to 512, within a tenth: by the fastest kernel of each, as it
+/// was committed.
+#[test]
+fn time_rises_with_rows() {
+    for (file, records) in records() {
+        let mut products: BTreeMap<String, BTreeMap<usize, u64>> = BTreeMap::new();
+        let ours = |r: &&Record| r.peer.is_none() && r.device.backend == "cpu" && r.identity.op == "matmul";
+        for r in records.iter().filter(ours).filter(|r| !r.code.dirty) {
+            let (of, how) = (&r.identity, &r.conditions);
+            let rest = (&of.dtypes, &of.shape["w"], &of.epilogue, of.case.contains("numerics=fast"), how.threads);
+            let times = products.entry(format!("{rest:?}")).or_default();
+            let time = times.entry(of.shape["x"][0]).or_insert(u64::MAX);
+            *time = r.samples.median.min(*time);
+        }
+        for (product, times) in products {
+            for (few, before) in times.range(..=512) {
+                for (many, after) in times.range(few..=&512) {
+                    let rises = *after as f64 >= 0.9 * *before as f64;
+                    assert!(rises, "{file}: {product}: {many} rows take {after} ns, {few} take {before}");
+                }
+            }
         }
     }
 }

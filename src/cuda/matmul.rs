@@ -107,7 +107,7 @@ impl Product<'_> {
             let few = [blocks, self.few_rows_of_floats(), self.few_rows()];
             let tiles = [self.tiles_of_fp8(processors), self.tensor_cores(processors)];
             // What was not measured yet (`many`, `stream`) comes behind what was.
-            let last = [self.stream(processors), self.exact(processors)];
+            let last = [self.stream(processors).filter(|_| wide.is_none()), self.exact(processors)];
             for steps in [wide].into_iter().chain(few).chain([many]).chain(tiles).chain(last).flatten() {
                 let steps: Result<Vec<Compiled>> =
                     steps.into_iter().map(|s| s.compile(device, modules, promised)).collect();

@@ -88,8 +88,10 @@ mod tests {
 
     #[test]
     fn what_is_spoiled_stays_in_its_head() {
-        let op = "ssm_scan x=f32:2x20x4x8 dt=f32:2x20x4 a=f32:4 b=f32:2x20x2x16 c=f32:2x20x2x16 out=f32:2x20x4x8 d=f32:4 \
-                  dt_bias=f32:4 state=f32:2x4x8x16";
-        scans(&[op]).for_each(|op| what_is_spoiled_stays(&device(), &op));
+        let by_step = "ssm_scan x=f32:2x20x4x8 dt=f32:2x20x4 a=f32:4 b=f32:2x20x2x16 c=f32:2x20x2x16 out=f32:2x20x4x8 d=f32:4 \
+                       dt_bias=f32:4 state=f32:2x4x8x16";
+        let in_chunks = "ssm_scan x=f32:2x48x4x32 dt=f32:2x48x4 a=f32:4 b=f32:2x48x2x64 c=f32:2x48x2x64 out=f32:2x48x4x32 d=f32:4 \
+                         dt_bias=f32:4 state=f32:2x4x32x64";
+        scans(&[by_step, in_chunks]).for_each(|op| what_is_spoiled_stays(&device(), &op));
     }
 }

@@ -5,6 +5,21 @@ use std::sync::Arc;
 use super::{Array, Arrays, Fill, Op, Rng, Role};
 use crate::{Backend, View, backend::Plan, dispatch::Launch};
 
+/// Two heads of a group, two groups, two sequences: few tokens, and several chunks.
+pub(crate) const SCANS: [&str; 3] = [
+    "ssm_scan x=f32:2x3x4x5 dt=f32:2x3x4 a=f32:4 b=f32:2x3x2x8 c=f32:2x3x2x8 out=f32:2x3x4x5 d=f32:4 dt_bias=f32:4 \
+     state=f32:2x4x5x8",
+    "ssm_scan x=f32:2x150x4x5 dt=f32:2x150x4 a=f32:4 b=f32:2x150x2x8 c=f32:2x150x2x8 out=f32:2x150x4x5 d=f32:4 \
+     dt_bias=f32:4 state=f32:2x4x5x8",
+    "selective_scan x=f32:2x20x4 dt=f32:2x20x4 a=f32:4x8 b=f32:2x20x8 c=f32:2x20x8 out=f32:2x20x4 d=f32:4 dt_bias=f32:4 \
+     state=f32:2x4x8",
+];
+
+/// Steps from nothing to more than any decay survives.
+pub(crate) const STEPS: [f64; 8] = [0.0, 1e-40, 1e-12, 1e-3, 1.0, 60.0, 3e4, 1e30];
+/// Decays from 1 to 0, and growth that f32 holds.
+pub(crate) const DECAYS: [f64; 8] = [-0.0, -1e-40, -1e-12, -1e-3, -1.0, -500.0, -1e30, 0.02];
+
 /// The operations, with softplus and without.
 pub(crate) fn scans(texts: &[&str]) -> impl Iterator<Item = Op> {
     let both = |text: &&str| [text.to_string(), format!("{text} softplus=true")];
@@ -142,10 +157,8 @@ pub(crate) fn what_is_spoiled_stays(device: &dyn Backend, op: &Op) {
 #[test]
 fn the_reference() {
     let device = crate::Reference::open(&Default::default());
-    let op = "ssm_scan x=f32:2x9x4x5 dt=f32:2x9x4 a=f32:4 b=f32:2x9x2x8 c=f32:2x9x2x8 out=f32:2x9x4x5 d=f32:4 dt_bias=f32:4 \
-              state=f32:2x4x5x8";
-    for op in scans(&[op]) {
-        steps_and_decays(&device, &op, &[0.0, 1.0, 1e30], &[-0.0, -1e-3, -500.0, 0.02]);
+    for op in scans(&SCANS) {
+        steps_and_decays(&device, &op, &STEPS[4..6], &DECAYS[4..]);
         what_is_spoiled_stays(&device, &op);
     }
 }

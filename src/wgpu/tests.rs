@@ -264,15 +264,9 @@ fn the_self_test_rejects_a_wrong_shader() {
 
 #[test]
 fn scans_take_any_steps_and_keep_heads_apart() {
-    use crate::op::scan_tests::{scans, steps_and_decays, what_is_spoiled_stays};
-    let texts = [
-        "ssm_scan x=f32:2x20x4x5 dt=f32:2x20x4 a=f32:4 b=f32:2x20x2x8 c=f32:2x20x2x8 out=f32:2x20x4x5 d=f32:4 dt_bias=f32:4 \
-         state=f32:2x4x5x8",
-        "selective_scan x=f32:2x20x4 dt=f32:2x20x4 a=f32:4x8 b=f32:2x20x8 c=f32:2x20x8 out=f32:2x20x4 d=f32:4 dt_bias=f32:4 \
-         state=f32:2x4x8",
-    ];
-    for (op, device) in scans(&texts).flat_map(|op| devices().into_iter().map(move |device| (op, device))) {
-        steps_and_decays(&*device, &op, &[0.0, 1.0, 60.0, 1e30], &[-0.0, -1e-3, -500.0, -1e30, 0.02]);
+    use crate::op::scan_tests::{DECAYS, SCANS, STEPS, scans, steps_and_decays, what_is_spoiled_stays};
+    for (op, device) in scans(&SCANS).flat_map(|op| devices().into_iter().map(move |device| (op, device))) {
+        steps_and_decays(&*device, &op, &STEPS, &DECAYS);
         what_is_spoiled_stays(&*device, &op);
     }
 }

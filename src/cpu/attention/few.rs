@@ -9,7 +9,7 @@
 //! and 3.9. 4096 keys, which stay in the third cache, 1.62 and 1.55: no more than noise. Tried and lost: a tile with no request at all (half
 //! as fast), requests past all caches (a third as fast), and rows whose address took a division each (two thirds).
 //! A second cache of 512 KB held neither this tile nor the next: shorter tiles take 43 ms in place of 56 for 16384 keys of f32, 24 of 31 for bf16, 10.5 of 14
-//! for 4096 of f32 (Zen 3, one thread; reading takes 8: what limits it there is not known).
+//! for 4096 of f32 (Zen 3, one thread; at the speed of memory the first would take 8: what limits it is not known).
 
 use std::ops::Range;
 

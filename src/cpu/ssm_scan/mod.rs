@@ -46,23 +46,8 @@ mod tests {
     use crate::{
         backend::OpenOptions,
         cpu::{Cpu, simd::Isa},
-        op::scan_tests::{scans, steps_and_decays, what_is_spoiled_stays},
+        op::scan_tests::{DECAYS, SCANS, STEPS, scans, steps_and_decays, what_is_spoiled_stays},
     };
-
-    /// Two heads of a group, two groups, two sequences: few tokens, and several chunks.
-    const SCANS: [&str; 3] = [
-        "ssm_scan x=f32:2x3x4x5 dt=f32:2x3x4 a=f32:4 b=f32:2x3x2x8 c=f32:2x3x2x8 out=f32:2x3x4x5 d=f32:4 dt_bias=f32:4 \
-         state=f32:2x4x5x8",
-        "ssm_scan x=f32:2x150x4x5 dt=f32:2x150x4 a=f32:4 b=f32:2x150x2x8 c=f32:2x150x2x8 out=f32:2x150x4x5 d=f32:4 \
-         dt_bias=f32:4 state=f32:2x4x5x8",
-        "selective_scan x=f32:2x20x4 dt=f32:2x20x4 a=f32:4x8 b=f32:2x20x8 c=f32:2x20x8 out=f32:2x20x4 d=f32:4 dt_bias=f32:4 \
-         state=f32:2x4x8",
-    ];
-
-    /// Steps from nothing to more than any decay survives.
-    const STEPS: [f64; 8] = [0.0, 1e-40, 1e-12, 1e-3, 1.0, 60.0, 3e4, 1e30];
-    /// Decays from 1 to 0, and growth that f32 holds.
-    const DECAYS: [f64; 8] = [-0.0, -1e-40, -1e-12, -1e-3, -1.0, -500.0, -1e30, 0.02];
 
     fn devices() -> impl Iterator<Item = Cpu> {
         let open = |isa| Cpu::with_isa(&OpenOptions { threads: 2, ..OpenOptions::default() }, isa);
