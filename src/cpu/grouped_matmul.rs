@@ -34,7 +34,7 @@ pub(super) fn plan(device: &Arc<Device>, op: &GroupedMatmul) -> Result<Plans> {
 fn kernel(device: &Arc<Device>, op: &GroupedMatmul, way: Way) -> Result<Plans> {
     let op = *op;
     let (rows, groups, n, k) = op.dims();
-    let new = |way, m: usize| Product::new(device.info.threads, way, (m, n, k), op.up.is_some());
+    let new = |way, m: usize| Product::new(device.isa, device.info.threads, way, (m, n, k), op.up.is_some());
     let (by_rows, limit) = match way {
         Way::Int8 => (Way::Int8Rows, most_rows(op.w.dtype())),
         _ => (Way::Rows, ROWS),

@@ -6,7 +6,7 @@ use std::{hint::black_box, sync::OnceLock, time::Instant};
 use super::{
     machine,
     pool::Pool,
-    simd::{Isa, Simd, simd},
+    simd::{Isa, Simd, WIDEST, dots, simd},
 };
 use crate::backend::Peaks;
 
@@ -35,18 +35,14 @@ pub(super) fn measure(isa: Isa, pool: &mut Pool, stream: &mut [f32]) -> Peaks {
     // Where the processor has no dot product of small types, or a slower one, they are computed in f32.
     (peaks.half_flops, peaks.int8_ops) = (peaks.f32_flops, peaks.f32_flops);
     #[cfg(target_arch = "x86_64")]
-    if matches!(isa, Isa::Avx512(_) | Isa::Avx512Bf16(..)) {
-        use super::simd::{DotBf16, DotInt8};
-        if let Some(dot) = DotBf16::detect() {
-            peaks.half_flops = peaks
-                .half_flops
-                .max(work(CHAINS * 64) / best(|| pool.run(tasks, |_, _| run(|| dot.chains::<CHAINS>(ROUNDS)))));
-        }
-        if let Some(dot) = DotInt8::detect() {
-            peaks.int8_ops = peaks
-                .int8_ops
-                .max(work(CHAINS * 128) / best(|| pool.run(tasks, |_, _| run(|| dot.chains::<CHAINS>(ROUNDS)))));
-        }
+    if let (Isa::Avx512(_) | Isa::Avx512Bf16(..), Some(dot)) = (isa, super::simd::DotBf16::detect()) {
+        let pairs = work(CHAINS * 64) / best(|| pool.run(tasks, |_, _| run(|| dot.chains::<CHAINS>(ROUNDS))));
+        peaks.half_flops = peaks.half_flops.max(pairs);
+    }
+    if isa.dots() {
+        let bytes = 4 * dots!(isa, s => operations(s));
+        let dots = work(bytes) / best(|| pool.run(tasks, |_, _| dots!(isa, s => dot_bytes(s))));
+        peaks.int8_ops = peaks.int8_ops.max(dots);
     }
     stream.fill(1.0); // memory that was never written to is a page of zeros in the cache
     let bytes = size_of_val(stream) as f64;
@@ -121,6 +117,27 @@ fn multiply_add<S: Simd>(s: S) {
         }
     }
     black_box(chains.iter().fold(0.0, |sum, &c| sum + s.sum(c)));
+}
+
+/// Dot products of bytes whose pairs fit 16 bits: the fastest that there is.
+#[inline(always)]
+fn dot_bytes<S: Simd>(s: S) {
+    const LINES: usize = 8;
+    // One factor is read, so that nothing can be computed once for all rounds.
+    let ones = black_box([f32::from_bits(0x0101_0101); (LINES + CHAINS) * WIDEST]);
+    let (mut chains, one) = ([s.splat_i(0); CHAINS], s.splat_i(0x0101_0101));
+    macro_rules! round {
+        ($from:ident, $($i:literal)*) => {$(
+            // SAFETY: LINES and CHAINS vectors were made.
+            let u = s.bits(unsafe { s.load($from.add($i * S::LANES)) });
+            chains[$i] = s.dot_small(chains[$i], u, one);
+        )*};
+    }
+    for round in 0..ROUNDS {
+        let from = ones[round % LINES * S::LANES..].as_ptr();
+        round!(from, 0 1 2 3 4 5 6 7 8 9 10 11);
+    }
+    black_box(chains.iter().fold(0.0, |sum, &c| sum + s.sum(s.float(c))));
 }
 
 /// As `total`, by four streams at once and without asking ahead: a Zen 3 reads 18 GB/s so, where one stream gives 14.

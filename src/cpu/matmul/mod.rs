@@ -121,7 +121,7 @@ pub(super) fn pair_ways<'a>(
 fn kernel(device: &Arc<Device>, op: &Matmul, way: Way) -> Result<Plans> {
     let op = *op;
     let (batch, m, n, k) = op.dims();
-    let product = Product::new(device.info.threads, way, (m, n, k), op.up.is_some());
+    let product = Product::new(device.isa, device.info.threads, way, (m, n, k), op.up.is_some());
     let known = Features::STRIDED
         | Features::BATCH
         | Features::BROADCAST

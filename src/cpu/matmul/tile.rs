@@ -28,7 +28,7 @@
 //! by [`rows`](super::rows), 1 to 4 KiB ahead. Nothing asked for: 20 % more. Tasks of 256 to 1024 columns in place of 128: no difference either, nor
 //! three vectors for the last 33 to 48 columns.
 
-use crate::cpu::simd::{Element, Simd};
+use crate::cpu::simd::{Element, HALVES_RUN, Simd};
 
 /// Columns of a panel.
 pub(crate) const PANEL: usize = 64;
@@ -201,12 +201,40 @@ pub(super) fn strip_pitch(height: usize) -> usize {
     height * BLOCK
 }
 
+/// Words of x in a step: four bytes are two where they are multiplied as 16 bits, the even ones in the first half of a run.
+pub(super) const fn words<S: Simd, T: Term>() -> usize {
+    if T::INTEGER && S::HALVES { 2 } else { 1 }
+}
+
+/// A row of BLOCK quads of bytes to its place in a strip of halves.
+///
+/// # Safety
+/// `from` holds a row, `to` a strip from one of its rows on.
+#[inline(always)]
+unsafe fn place_halves<S: Simd>(s: S, from: *const f32, height: usize, to: *mut f32) {
+    let low = s.splat_i(0x00ff_00ff);
+    for run in 0..2 * BLOCK / RUN {
+        for i in (0..RUN / 2).step_by(S::LANES) {
+            // SAFETY: LANES divides RUN / 2, which divides BLOCK.
+            unsafe {
+                let (u, to) = (s.bits(s.load(from.add(run * RUN / 2 + i))), to.add(run * height * RUN + i));
+                s.store(to, s.of_bits(s.and(u, low)));
+                s.store(to.add(RUN / 2), s.of_bits(s.and(s.shr::<8>(u), low)));
+            }
+        }
+    }
+}
+
 /// A row of BLOCK elements to its place in a strip, whose rows lie `height` runs apart.
 ///
 /// # Safety
 /// `from` holds a row, `to` a strip from one of its rows on.
 #[inline(always)]
-pub(super) unsafe fn place<S: Simd>(s: S, from: *const f32, height: usize, to: *mut f32) {
+pub(super) unsafe fn place<S: Simd>(s: S, words: usize, from: *const f32, height: usize, to: *mut f32) {
+    if const { S::HALVES } && words == 2 {
+        // SAFETY: the caller's promise.
+        return unsafe { place_halves(s, from, height, to) };
+    }
     for run in 0..BLOCK / RUN {
         for i in (0..RUN).step_by(S::LANES) {
             // SAFETY: LANES divides RUN, which divides BLOCK.
@@ -215,7 +243,12 @@ pub(super) unsafe fn place<S: Simd>(s: S, from: *const f32, height: usize, to: *
     }
 }
 
-/// A strip of the given height by a panel.
+/// Columns that a strip is multiplied with at a time.
+pub(super) const fn width<S: Simd>() -> usize {
+    (if S::REGISTERS == 32 { 4 } else { 2 }) * S::LANES
+}
+
+/// A strip of the given height by columns of a panel.
 ///
 /// # Safety
 /// `a` holds the strip, `b` k steps of PANEL terms, `c` as many rows of PANEL at the pitch.
@@ -267,6 +300,7 @@ unsafe fn registers<S: Simd, T: Term, const M: usize, const V: usize>(s: S, t: T
             acc = [vectors(s, t.start); M];
         }
         let (mut a, mut b, mut p) = (t.a, t.b, 0);
+        let run_steps = RUN / words::<S, T>();
         let Share { from: mut ahead, run, pitch, each, steps, .. } = t.ahead;
         let mut fetched = 0;
         while p < t.k {
@@ -289,7 +323,7 @@ unsafe fn registers<S: Simd, T: Term, const M: usize, const V: usize>(s: S, t: T
                     u += 1;
                 }
                 (b, p) = (b.add(UNROLL * PANEL), p + UNROLL);
-                a = a.add(if p.is_multiple_of(RUN) { M * RUN - RUN + UNROLL } else { UNROLL });
+                a = a.add(if p.is_multiple_of(run_steps) { M * RUN - run_steps + UNROLL } else { UNROLL });
             }
             while p < end {
                 step::<S, T, M, V>(s, (a, b), &mut acc);
@@ -337,12 +371,16 @@ unsafe fn step<S: Simd, T: Term, const M: usize, const V: usize>(
 ) {
     // SAFETY: the caller has M numbers of x and a step of the panel.
     unsafe {
-        let columns = vectors::<S, T, V>(s, b);
         let mut line = 0;
         while line < V * S::LANES * size_of::<T>() {
             s.prefetch(b.wrapping_add(LATER * PANEL).cast::<u8>().wrapping_add(line));
             line += 64;
         }
+        if const { words::<S, T>() == 2 } {
+            const { assert!(HALVES_RUN == 4 * RUN) };
+            return s.add_halves(acc, a, b.cast());
+        }
+        let columns = vectors::<S, T, V>(s, b);
         let mut i = 0;
         while i < M {
             let x = s.splat(*a.add(i * RUN));

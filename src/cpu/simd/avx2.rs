@@ -2,9 +2,9 @@
 //!
 //! [`Avx2`] is one type for both, which differ in [`Simd::dot`] and its kin alone.
 
-use std::arch::x86_64::*;
+use std::arch::{asm, x86_64::*};
 
-use super::{Simd, Wide};
+use super::{HALVES_RUN, Simd, Wide};
 
 /// Proof that the processor has the instructions: made by `detect` alone.
 #[derive(Debug, Clone, Copy)]
@@ -29,6 +29,7 @@ impl<const VNNI: bool> Simd for Avx2<VNNI> {
     const LANES: usize = 8;
     const DOTS: bool = true;
     const SIGNED: bool = !VNNI;
+    const HALVES: bool = !VNNI;
     type F = __m256;
     type I = __m256i;
     type M = __m256;
@@ -136,6 +137,31 @@ impl<const VNNI: bool> Simd for Avx2<VNNI> {
         }
     }
 
+    // Pairs of products of eight bits do not fit 16: even and odd bytes are widened, which is done once for a vector that meets several.
+    #[inline(always)]
+    fn dot(self, c: __m256i, u: __m256i, i: __m256i) -> __m256i {
+        // SAFETY: `self` proves that the processor has the instructions.
+        unsafe {
+            if VNNI {
+                return _mm256_dpbusd_avx_epi32(c, u, i);
+            }
+            let even = (_mm256_and_si256(u, _mm256_set1_epi16(255)), _mm256_srai_epi16::<8>(_mm256_slli_epi16::<8>(i)));
+            let odd = (_mm256_srli_epi16::<8>(u), _mm256_srai_epi16::<8>(i));
+            _mm256_add_epi32(_mm256_add_epi32(c, _mm256_madd_epi16(even.0, even.1)), _mm256_madd_epi16(odd.0, odd.1))
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn add_halves<const M: usize, const V: usize>(
+        self,
+        acc: &mut [[__m256; V]; M],
+        a: *const f32,
+        b: *const u8,
+    ) {
+        // SAFETY: `self` proves that the processor has the instructions; the caller answers for the pointers.
+        unsafe { add_halves(acc, a, b) }
+    }
+
     // |a| is at most 128, and b with its sign at most 127: a pair of products is at most 2 * 128 * 127 < 2^15.
     #[inline(always)]
     fn dot_signed(self, c: __m256i, a: __m256i, b: __m256i) -> __m256i {
@@ -186,14 +212,6 @@ impl<const VNNI: bool> Simd for Avx2<VNNI> {
         add_i(a: __m256i, b: __m256i) -> __m256i = _mm256_add_epi32(a, b);
         sub_i(a: __m256i, b: __m256i) -> __m256i = _mm256_sub_epi32(a, b);
         mul_i(a: __m256i, b: __m256i) -> __m256i = _mm256_mullo_epi32(a, b);
-        // Pairs of products of eight bits do not fit 16: even and odd bytes are widened, which is done once for a vector that meets several.
-        dot(c: __m256i, u: __m256i, i: __m256i) -> __m256i = if VNNI {
-            _mm256_dpbusd_avx_epi32(c, u, i)
-        } else {
-            let even = (_mm256_and_si256(u, _mm256_set1_epi16(255)), _mm256_srai_epi16::<8>(_mm256_slli_epi16::<8>(i)));
-            let odd = (_mm256_srli_epi16::<8>(u), _mm256_srai_epi16::<8>(i));
-            _mm256_add_epi32(_mm256_add_epi32(c, _mm256_madd_epi16(even.0, even.1)), _mm256_madd_epi16(odd.0, odd.1))
-        };
         dot_small(c: __m256i, u: __m256i, i: __m256i) -> __m256i = if VNNI {
             _mm256_dpbusd_avx_epi32(c, u, i)
         } else {
@@ -241,6 +259,62 @@ impl<const VNNI: bool> Simd for Avx2<VNNI> {
     fn sar<const N: u32>(self, a: __m256i) -> __m256i {
         // SAFETY: as above.
         unsafe { _mm256_sra_epi32(a, _mm_cvtsi32_si128(N as i32)) }
+    }
+}
+
+/// [`Simd::add_halves`], all of it written out: the compiler would keep what is loaded for both halves, and reorder sums, until they fill more
+/// than the sixteen registers that six rows need.
+#[inline]
+#[target_feature(enable = "avx2")]
+unsafe fn add_halves<const M: usize, const V: usize>(acc: &mut [[__m256; V]; M], a: *const f32, b: *const u8) {
+    const { assert!(HALVES_RUN == 64) };
+    debug_assert!(V == 2); // with sixteen registers
+    macro_rules! step {
+        ($($i:literal $c:ident $d:ident)*) => {
+            asm!(
+                "vmovdqu {w0}, [{b}]",
+                "vmovdqu {w1}, [{b} + 32]",
+                "vpsllw {w0}, {w0}, 8",
+                "vpsllw {w1}, {w1}, 8",
+                "vpsraw {w0}, {w0}, 8",
+                "vpsraw {w1}, {w1}, 8",
+                $(step!(+ $i 0 $c $d),)*
+                "vmovdqu {w0}, [{b}]",
+                "vmovdqu {w1}, [{b} + 32]",
+                "vpsraw {w0}, {w0}, 8",
+                "vpsraw {w1}, {w1}, 8",
+                $(step!(+ $i 32 $c $d),)*
+                a = in(reg) a,
+                b = in(reg) b,
+                w0 = out(ymm_reg) _,
+                w1 = out(ymm_reg) _,
+                x = out(ymm_reg) _,
+                y = out(ymm_reg) _,
+                $($c = inout(ymm_reg) acc[$i][0], $d = inout(ymm_reg) acc[$i][1],)*
+                options(pure, readonly, nostack, preserves_flags),
+            )
+        };
+        (+ $i:literal $half:literal $c:ident $d:ident) => {
+            concat!(
+                "vpbroadcastd {x}, [{a} + 64*", $i, " + ", $half, "]\n",
+                "vpmaddwd {y}, {x}, {w0}\n",
+                "vpaddd {", stringify!($c), "}, {", stringify!($c), "}, {y}\n",
+                "vpmaddwd {x}, {x}, {w1}\n",
+                "vpaddd {", stringify!($d), "}, {", stringify!($d), "}, {x}",
+            )
+        };
+    }
+    // SAFETY: reads M words at each of the halves of `a`, and two vectors of `b`.
+    unsafe {
+        match M {
+            1 => step!(0 c0 d0),
+            2 => step!(0 c0 d0 1 c1 d1),
+            3 => step!(0 c0 d0 1 c1 d1 2 c2 d2),
+            4 => step!(0 c0 d0 1 c1 d1 2 c2 d2 3 c3 d3),
+            5 => step!(0 c0 d0 1 c1 d1 2 c2 d2 3 c3 d3 4 c4 d4),
+            6 => step!(0 c0 d0 1 c1 d1 2 c2 d2 3 c3 d3 4 c4 d4 5 c5 d5),
+            _ => unreachable!("no strip has {M} rows"),
+        }
     }
 }
 

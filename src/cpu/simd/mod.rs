@@ -58,11 +58,7 @@ mod scalar;
 mod wide;
 
 #[cfg(target_arch = "x86_64")]
-pub(crate) use {
-    avx2::Avx2,
-    avx512::Avx512,
-    dot::{DotBf16, DotInt8},
-};
+pub(crate) use {avx2::Avx2, avx512::Avx512, dot::DotBf16};
 
 #[cfg(target_arch = "aarch64")]
 pub(crate) use neon::{DOTPROD, I8MM, Neon, PLAIN};
@@ -72,7 +68,9 @@ pub(crate) use scalar::Scalar;
 use wide::Wide;
 
 /// The widest vector in lanes.
-const WIDEST: usize = 16;
+pub(crate) const WIDEST: usize = 16;
+/// Bytes of a run of [`Simd::add_halves`].
+pub(crate) const HALVES_RUN: usize = 64;
 
 /// Vectors of f32 with the integers and masks that go with them. Every operation is lane by lane unless it says otherwise.
 pub(crate) trait Simd: Copy + std::fmt::Debug + Send + Sync + 'static {
@@ -84,6 +82,8 @@ pub(crate) trait Simd: Copy + std::fmt::Debug + Send + Sync + 'static {
     const DOTS: bool = false;
     /// True where `dot_signed` takes less than `dot`.
     const SIGNED: bool = false;
+    /// True where products of bytes are made of products of 16 bits, to which they are best widened once: `add_halves`.
+    const HALVES: bool = false;
     /// True where products of bf16 have instructions of their own.
     const PAIRS: bool = false;
     /// f32 lanes.
@@ -245,6 +245,30 @@ pub(crate) trait Simd: Copy + std::fmt::Debug + Send + Sync + 'static {
         let p2 = self.mul_i(self.and(self.shr::<16>(u), byte), self.sar::<24>(self.shl::<8>(i)));
         let p3 = self.mul_i(self.shr::<24>(u), self.sar::<24>(i));
         self.add_i(c, self.add_i(self.add_i(p0, p1), self.add_i(p2, p3)))
+    }
+    /// Adds to M by V vectors of i32 sums the dot products of M times four unsigned bytes of `a` with V vectors of signed ones of `b`: `a` has the
+    /// even bytes as 16 bits, half a run of [`HALVES_RUN`] bytes later the odd ones, and each of the M a run after the one before.
+    ///
+    /// # Safety
+    /// `a` holds M runs, `b` V vectors.
+    #[inline(always)]
+    unsafe fn add_halves<const M: usize, const V: usize>(
+        self,
+        acc: &mut [[Self::F; V]; M],
+        a: *const f32,
+        b: *const u8,
+    ) {
+        for (i, sums) in acc.iter_mut().enumerate() {
+            for (v, sum) in sums.iter_mut().enumerate() {
+                // SAFETY: the caller's promise.
+                let (even, odd, w) = unsafe {
+                    let a = a.add(i * HALVES_RUN / 4);
+                    (*a, *a.add(HALVES_RUN / 8), self.load(b.cast::<f32>().add(v * Self::LANES)))
+                };
+                let u = self.splat_i((even.to_bits() | odd.to_bits() << 8) as i32);
+                *sum = self.of_bits(self.dot(self.bits(*sum), u, self.bits(w)));
+            }
+        }
     }
     /// As `dot`, where no byte of `u` is above 127, and none of `i` is -128.
     #[inline(always)]
@@ -530,6 +554,15 @@ impl Isa {
             S::PAIRS
         }
         pairs!(self, s => pairs(s))
+    }
+
+    /// Words that four bytes of x take in a strip.
+    pub(crate) fn words(self) -> usize {
+        #[inline(always)]
+        fn words<S: Simd>(_: S) -> usize {
+            1 + usize::from(S::HALVES)
+        }
+        dots!(self, s => words(s))
     }
 
     /// `scalar`, `avx2`, `avxvnni`, `avx512`, `avx512bf16`, `neon`, `neon-dotprod`, `neon-i8mm`: the last part of kernels' names.
