@@ -1,6 +1,9 @@
 //! Timing all kernels that a device has for an operation, in turns, and checking what they compute.
 
-use std::time::{Duration, Instant};
+use std::{
+    thread,
+    time::{Duration, Instant},
+};
 
 use super::{
     Options,
@@ -18,6 +21,9 @@ use crate::{
 /// What a sample should last at least: the timer's own cost must not show, nor that of a device's waking up.
 const SAMPLE: Duration = Duration::from_micros(300);
 const DEVICE_SAMPLE: Duration = Duration::from_millis(2);
+/// Before a sample of several threads beside other libraries, whose own threads go on spinning for so long: OpenMP's some milliseconds,
+/// OpenBLAS's 2^26 cycles.
+const SETTLE: Duration = Duration::from_millis(30);
 const WARM_UP: usize = 2;
 /// From how many operations for a byte on it does not matter whether a weight comes from the cache: on processors, and on devices.
 const REUSE: (u64, u64) = (32, 512);
@@ -114,12 +120,17 @@ pub fn measure_beside(
         if (round >= 3 && spent > options.budget) || (round > 0 && spent > 3 * options.budget) {
             break;
         }
+        let in_turns = !beside.is_empty() && device.info().threads > 1;
         for s in &mut staged {
+            if in_turns {
+                thread::sleep(SETTLE);
+                s.run(0, 1)?;
+            }
             let sample = s.sample(device, options)?;
             s.samples.push(sample);
         }
         for one in &mut beside {
-            one.sample();
+            one.sample(in_turns);
         }
     }
     let results: Vec<Samples> =
@@ -206,12 +217,17 @@ impl<'a> Beside<'a> {
         Ok(Beside { rival, samples: Vec::new(), repeat, why: None })
     }
 
-    fn sample(&mut self) {
-        if self.why.is_none() {
-            match self.rival.time(self.repeat) {
-                Ok(time) => self.samples.push(time / self.repeat as u32),
-                Err(why) => self.why = Some(why),
-            }
+    fn sample(&mut self, in_turns: bool) {
+        if self.why.is_some() {
+            return;
+        }
+        if in_turns {
+            thread::sleep(SETTLE);
+        }
+        let warm_up = if in_turns { self.rival.time(1).map(drop) } else { Ok(()) };
+        match warm_up.and_then(|()| self.rival.time(self.repeat)) {
+            Ok(time) => self.samples.push(time / self.repeat as u32),
+            Err(why) => self.why = Some(why),
         }
     }
 }
