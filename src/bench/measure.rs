@@ -113,6 +113,7 @@ pub fn measure_beside(
             Err(why) => left_out.push(LeftOut { name, why }),
         }
     }
+    let in_turns = !beside.is_empty() && device.info().threads > 1;
     let start = Instant::now();
     for round in 0..MOST_SAMPLES {
         // At least three rounds, unless one takes far longer than was granted.
@@ -120,11 +121,11 @@ pub fn measure_beside(
         if (round >= 3 && spent > options.budget) || (round > 0 && spent > 3 * options.budget) {
             break;
         }
-        let in_turns = !beside.is_empty() && device.info().threads > 1;
         for s in &mut staged {
             if in_turns {
                 thread::sleep(SETTLE);
-                s.run(0, 1)?;
+                // With the set that the sample comes to last, as the others do: those that it reads first are in no cache.
+                s.run(s.first() + s.sets.len() - 1, 1)?;
             }
             let sample = s.sample(device, options)?;
             s.samples.push(sample);
@@ -238,9 +239,14 @@ impl Staged {
         (0..count).try_for_each(|i| self.launch.run(&self.sets[(first + i) % self.sets.len()], self.scratch.as_ref()))
     }
 
+    /// The set of weights that the next sample begins with, counted on.
+    fn first(&self) -> usize {
+        self.samples.len() * self.repeat
+    }
+
     /// Time per launch.
     fn sample(&self, device: &Device, options: &Options) -> Result<Duration> {
-        let first = self.samples.len() * self.repeat;
+        let first = self.first();
         let time = match (options.clock.filter(|_| device.info().threads > 0), &self.replay) {
             // SAFETY: the views that it was recorded with are in `sets` and `scratch`.
             (None, Some(replay)) => device.backend().time(&mut || unsafe { replay.run() })?,

@@ -123,6 +123,7 @@ fn multiply_add<S: Simd>(s: S) {
 #[inline(always)]
 fn dot_bytes<S: Simd>(s: S) {
     const LINES: usize = 8;
+    const { assert!(CHAINS == 12) }; // as many as are written out
     // One factor is read, so that nothing can be computed once for all rounds.
     let ones = black_box([f32::from_bits(0x0101_0101); (LINES + CHAINS) * WIDEST]);
     let (mut chains, one) = ([s.splat_i(0); CHAINS], s.splat_i(0x0101_0101));

@@ -10,8 +10,8 @@
 //! with -128 times the sum of the weight's row, so that the products come out exactly (wrapping, like the sum itself). AVX2 multiplies
 //! 16 bits, since pairs of products of bytes would not fit those: x is widened where strips are made (`halves`: twice the words, even bytes and
 //! odd ones apart), the weight in the loop. 54 instructions for 6 rows by 16 columns by 4, where peers that let such pairs saturate take 36; both
-//! start 24 products, of which a Zen 3 takes two a cycle. 1024 cubed there, one thread, ONNX Runtime's time / ours 0.81 to 0.87. Before, in the same
-//! turns: x widened in the loop 0.66 (66 instructions), seven bits and the eighth apart 0.49; by intrinsics, which the compiler reorders
+//! start 24 products, of which a Zen 3 takes two a cycle. 1024 cubed there, one thread, ONNX Runtime's time / ours 0.81 to 0.87, in the same turns x widened
+//! in the loop 0.64 to 0.70 (66 instructions); on another day seven bits and the eighth apart 0.49; by intrinsics, which the compiler reorders
 //! until twelve sums fill more than the registers, x widened ahead gained nothing. A panel of 16 bits would save 6 more for twice the memory.
 //!
 //! A step of bf16 is a dot product of pairs (`vdpbf16ps`), twice the work of a step in f32 from half the memory: used where the processor does more of
