@@ -353,7 +353,7 @@ impl Product {
             let k = len.div_ceil(T::ELEMENTS);
             let columns = PANEL.min(task.columns - j);
             // A few strips go through a panel together, as many columns at a time as a strip takes.
-            let width = if strips <= FEW { tile::width::<S>() } else { PANEL };
+            let width = if strips <= FEW { tile::width::<S>(height) } else { PANEL };
             let mut ahead = ahead.share(strips * columns.div_ceil(width), k);
             for v in (0..columns).step_by(width) {
                 for i in 0..strips {

@@ -7,7 +7,7 @@
 //!
 //! Words are four bytes, or two bf16, one after the other in k.
 //!
-//! Sums stay in registers over a block: 6 x 64 with 32 vectors of 16 lanes, 6 x 16 with 16 of 8 or with 32 of 4. Every element is the sum
+//! Sums stay in registers over a block: 6 x 64 with 32 vectors of 16 lanes, 6 x 16 with 32 of 4 or with 16 of 8, then 2 x 32 and 1 x 64. Every element is the sum
 //! over p = 0, 1, 2, .. of one block by fused multiply-adds, plus what came from the blocks before: the same order
 //! whatever the number of rows, so that a row's result does not depend on the others.
 //!
@@ -243,9 +243,25 @@ pub(super) unsafe fn place<S: Simd>(s: S, words: usize, from: *const f32, height
     }
 }
 
-/// Columns that a strip is multiplied with at a time.
-pub(super) const fn width<S: Simd>() -> usize {
-    (if S::REGISTERS == 32 { 4 } else { 2 }) * S::LANES
+/// Vectors of columns that a strip of the given height is multiplied with at a time.
+const fn vectors_at_once<S: Simd>(height: usize) -> usize {
+    match (S::REGISTERS, height) {
+        (32, _) | (_, 2) => 4,
+        (_, 1) => 8,
+        _ => 2,
+    }
+}
+
+/// Parts of a block of k that one row of bytes is multiplied with in turns: the processor follows so many streams itself. (Sums of integers may be
+/// added in any order.)
+const STREAMS: usize = 4;
+const fn in_streams<S: Simd, T: Term>(height: usize) -> bool {
+    T::INTEGER && vectors_at_once::<S>(height) == 8
+}
+
+/// Columns that a strip of the given height is multiplied with at a time.
+pub(super) const fn width<S: Simd>(height: usize) -> usize {
+    vectors_at_once::<S>(height) * S::LANES
 }
 
 /// A strip of the given height by columns of a panel.
@@ -272,15 +288,20 @@ pub(super) unsafe fn multiply<S: Simd, T: Term>(s: S, height: usize, t: Tile<T>)
 /// The columns of the panel, as many vectors at a time as the registers hold sums of.
 #[inline(always)]
 unsafe fn columns<S: Simd, T: Term, const M: usize>(s: S, t: Tile<T>) {
+    const { assert!(PANEL.is_multiple_of(vectors_at_once::<S>(M) * S::LANES)) };
     let mut j = 0;
     while j < t.columns {
         let ahead = if j == 0 { t.ahead } else { Share { each: 0, steps: usize::MAX, ..t.ahead } };
         let start = if t.start.is_null() { t.start } else { t.start.wrapping_add(j) };
-        // SAFETY: four vectors divide PANEL.
+        // SAFETY: the columns of so many vectors divide PANEL, and so does what is left of it.
         unsafe {
             let to = if t.to.0.is_null() { t.to } else { (t.to.0.add(j), t.to.1) };
             let part = Tile { b: t.b.add(j), c: t.c.add(j), start, ahead, to, ..t };
-            if S::REGISTERS == 32 && t.columns - j > 2 * S::LANES {
+            let left = t.columns - j;
+            if const { vectors_at_once::<S>(M) == 8 } && left > 4 * S::LANES {
+                registers::<S, T, M, 8>(s, part);
+                j += 8 * S::LANES;
+            } else if const { vectors_at_once::<S>(M) >= 4 } && left > 2 * S::LANES {
                 registers::<S, T, M, 4>(s, part);
                 j += 4 * S::LANES;
             } else {
@@ -301,6 +322,24 @@ unsafe fn registers<S: Simd, T: Term, const M: usize, const V: usize>(s: S, t: T
         }
         let (mut a, mut b, mut p) = (t.a, t.b, 0);
         let run_steps = RUN / words::<S, T>();
+        if const { in_streams::<S, T>(M) } {
+            let each = t.k / STREAMS / run_steps * run_steps;
+            while p < each {
+                let x = p / run_steps * M * RUN + p % run_steps;
+                let mut q = 0;
+                while q < STREAMS {
+                    step::<S, T, M, V>(
+                        s,
+                        (a.add(x + q * each / run_steps * M * RUN), b.add((p + q * each) * PANEL)),
+                        &mut acc,
+                    );
+                    q += 1;
+                }
+                p += 1;
+            }
+            p = STREAMS * each;
+            (a, b) = (a.add(p / run_steps * M * RUN), b.add(p * PANEL));
+        }
         let Share { from: mut ahead, run, pitch, each, steps, .. } = t.ahead;
         let mut fetched = 0;
         while p < t.k {
@@ -372,7 +411,7 @@ unsafe fn step<S: Simd, T: Term, const M: usize, const V: usize>(
     // SAFETY: the caller has M numbers of x and a step of the panel.
     unsafe {
         let mut line = 0;
-        while line < V * S::LANES * size_of::<T>() {
+        while const { !in_streams::<S, T>(M) } && line < V * S::LANES * size_of::<T>() {
             s.prefetch(b.wrapping_add(LATER * PANEL).cast::<u8>().wrapping_add(line));
             line += 64;
         }

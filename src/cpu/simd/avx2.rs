@@ -158,8 +158,12 @@ impl<const VNNI: bool> Simd for Avx2<VNNI> {
         a: *const f32,
         b: *const u8,
     ) {
-        // SAFETY: `self` proves that the processor has the instructions; the caller answers for the pointers.
-        unsafe { add_halves(acc, a, b) }
+        let mut v = 0;
+        while v < V {
+            // SAFETY: `self` proves that the processor has the instructions; the caller answers for the pointers.
+            unsafe { add_halves(acc, v, a, b.add(v * 32)) };
+            v += 2;
+        }
     }
 
     // |a| is at most 128, and b with its sign at most 127: a pair of products is at most 2 * 128 * 127 < 2^15.
@@ -262,13 +266,17 @@ impl<const VNNI: bool> Simd for Avx2<VNNI> {
     }
 }
 
-/// [`Simd::add_halves`], all of it written out: the compiler would keep what is loaded for both halves, and reorder sums, until they fill more
+/// [`Simd::add_halves`] of two vectors, from the v-th sums on, all of it written out: the compiler would keep what is loaded for both halves, and reorder sums, until they fill more
 /// than the sixteen registers that six rows need.
 #[inline]
 #[target_feature(enable = "avx2")]
-unsafe fn add_halves<const M: usize, const V: usize>(acc: &mut [[__m256; V]; M], a: *const f32, b: *const u8) {
-    const { assert!(HALVES_RUN == 64) };
-    debug_assert!(V == 2); // with sixteen registers
+unsafe fn add_halves<const M: usize, const V: usize>(
+    acc: &mut [[__m256; V]; M],
+    v: usize,
+    a: *const f32,
+    b: *const u8,
+) {
+    const { assert!(HALVES_RUN == 64 && V.is_multiple_of(2)) };
     macro_rules! step {
         ($($i:literal $c:ident $d:ident)*) => {
             asm!(
@@ -290,7 +298,7 @@ unsafe fn add_halves<const M: usize, const V: usize>(acc: &mut [[__m256; V]; M],
                 w1 = out(ymm_reg) _,
                 x = out(ymm_reg) _,
                 y = out(ymm_reg) _,
-                $($c = inout(ymm_reg) acc[$i][0], $d = inout(ymm_reg) acc[$i][1],)*
+                $($c = inout(ymm_reg) acc[$i][v], $d = inout(ymm_reg) acc[$i][v + 1],)*
                 options(pure, readonly, nostack, preserves_flags),
             )
         };
@@ -304,7 +312,7 @@ unsafe fn add_halves<const M: usize, const V: usize>(acc: &mut [[__m256; V]; M],
             )
         };
     }
-    // SAFETY: reads M words at each of the halves of `a`, and two vectors of `b`.
+    // SAFETY: reads M words at each of the halves of `a`, and two vectors of `b`; the callers' v + 1 is below V.
     unsafe {
         match M {
             1 => step!(0 c0 d0),

@@ -40,36 +40,37 @@ fn bytes_are_multiplied_by_fours() {
 fn bytes_are_multiplied_by_halves() {
     for isa in Isa::available() {
         dots!(isa, s => {
-            halves::<_, 1>(s, isa.name());
-            halves::<_, 2>(s, isa.name());
-            halves::<_, 3>(s, isa.name());
-            halves::<_, 4>(s, isa.name());
-            halves::<_, 5>(s, isa.name());
-            halves::<_, 6>(s, isa.name());
+            halves::<_, 1, 2>(s, isa.name());
+            halves::<_, 1, 8>(s, isa.name());
+            halves::<_, 2, 4>(s, isa.name());
+            halves::<_, 3, 2>(s, isa.name());
+            halves::<_, 4, 2>(s, isa.name());
+            halves::<_, 5, 2>(s, isa.name());
+            halves::<_, 6, 2>(s, isa.name());
         });
     }
 }
 
 #[inline(always)]
-fn halves<S: Simd, const M: usize>(s: S, name: &str) {
+fn halves<S: Simd, const M: usize, const V: usize>(s: S, name: &str) {
     for extreme in [false, true] {
         let u = |i: usize, p: usize| if extreme { 255 } else { (i * 91 + p * 77) as u8 };
-        let w: [i8; 128] = std::array::from_fn(|i| if extreme { -128 } else { (i * 59 + 13) as i8 });
+        let w: [i8; 8 * 64] = std::array::from_fn(|i| if extreme { -128 } else { (i * 59 + 13) as i8 });
         let mut a = [0u8; 6 * HALVES_RUN];
         for (i, p) in (0..M).flat_map(|i| (0..4).map(move |p| (i, p))) {
             a[i * HALVES_RUN + p % 2 * HALVES_RUN / 2 + p / 2 * 2] = u(i, p);
         }
-        let mut acc = [[s.of_bits(s.splat_i(7)); 2]; M];
-        // SAFETY: there are six runs, and two of the widest vectors.
+        let mut acc = [[s.of_bits(s.splat_i(7)); V]; M];
+        // SAFETY: there are six runs, and eight of the widest vectors.
         unsafe { s.add_halves(&mut acc, a.as_ptr().cast(), w.as_ptr().cast()) };
-        for (i, v) in (0..M).flat_map(|i| (0..2).map(move |v| (i, v))) {
+        for (i, v) in (0..M).flat_map(|i| (0..V).map(move |v| (i, v))) {
             let mut sums = [0i32; WIDEST];
             // SAFETY: no vector is longer.
             unsafe { s.store(sums.as_mut_ptr().cast(), acc[i][v]) };
             for (lane, &sum) in sums.iter().enumerate().take(S::LANES) {
                 let at = (v * S::LANES + lane) * 4;
                 let want: i32 = (0..4).map(|p| u(i, p) as i32 * w[at + p] as i32).sum();
-                assert_eq!(sum, 7 + want, "{name} {M} {i} {v} {lane}");
+                assert_eq!(sum, 7 + want, "{name} {M} {V} {i} {v} {lane}");
             }
         }
     }
