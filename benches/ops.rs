@@ -1,4 +1,4 @@
-//! Criterion over the quick suite, through the public API, with the ids of the records. `tesela bench` looks closer: all kernels in
+//! Criterion over the quick suite, through the public API, with the ids of the records; what waking threads costs; what fusions save. `tesela bench` looks closer: all kernels in
 //! turns, rotated weights, checked results.
 
 use std::time::{Duration, Instant};
@@ -75,5 +75,86 @@ fn wake(criterion: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, quick, wake);
+/// Operations, and others that do the same one after the other, the outputs of one being inputs of the next.
+const FUSIONS: &[(&str, &[&str], &[&str])] = &[
+    (
+        "residual and norm",
+        &["norm x=f32:512x4096 out=f32:512x4096 weight=f32:4096 residual=f32:512x4096 sum=f32:512x4096"],
+        &[
+            "elementwise a=f32:512x4096 out=f32:512x4096 b=f32:512x4096 function=add",
+            "norm x=f32:512x4096 out=f32:512x4096 weight=f32:4096",
+        ],
+    ),
+    (
+        "norm and quantization",
+        &["norm x=f32:512x4096 out=q8_0:512x4096 weight=f32:4096"],
+        &["norm x=f32:512x4096 out=f32:512x4096 weight=f32:4096", "convert x=f32:512x4096 out=q8_0:512x4096"],
+    ),
+    (
+        "rope and KV append",
+        &["rope x=f32:512x8x128 positions=i32:512 cache=f16:4096x8x128 slots=i32:512"],
+        &["rope x=f32:512x8x128 positions=i32:512", "kv_append x=f32:512x8x128 slots=i32:512 cache=f16:4096x8x128"],
+    ),
+    (
+        "gated pair of one row",
+        &["matmul x=f32:1x2048 w=bf16:8192x2048 out=f32:1x8192 up=bf16:8192x2048 act=silu"],
+        &[
+            "matmul x=f32:1x2048 w=bf16:8192x2048 out=f32:1x8192",
+            "matmul x=f32:1x2048 w=bf16:8192x2048 out=f32:1x8192",
+            "elementwise a=f32:1x8192 out=f32:1x8192 b=f32:1x8192 function=silu-mul",
+        ],
+    ),
+    (
+        "gated pair of 512 rows",
+        &["matmul x=f32:512x1024 w=bf16:2048x1024 out=f32:512x2048 up=bf16:2048x1024 act=silu"],
+        &[
+            "matmul x=f32:512x1024 w=bf16:2048x1024 out=f32:512x2048",
+            "matmul x=f32:512x1024 w=bf16:2048x1024 out=f32:512x2048",
+            "elementwise a=f32:512x2048 out=f32:512x2048 b=f32:512x2048 function=silu-mul",
+        ],
+    ),
+];
+
+/// Operations and their operands; what one writes is what a later one of that shape and dtype reads.
+fn chained(rt: &Runtime, device: &Device, texts: &[&str]) -> Result<Vec<(Op, Vec<Tensor>)>> {
+    let mut written: Vec<Tensor> = Vec::new();
+    let one = |text: &&str| {
+        let op: Op = text.parse()?;
+        let mut tensors = operands(rt, device, &op)?;
+        for (o, tensor) in op.operands().iter().zip(&mut tensors) {
+            let same = |t: &Tensor| t.dtype() == o.spec.dtype() && t.shape() == o.spec.shape();
+            if let Some(i) = written.iter().position(same).filter(|_| o.role == Role::In) {
+                *tensor = written.remove(i);
+            }
+        }
+        let writes = op.operands().iter().zip(&tensors).filter(|(o, _)| matches!(o.role, Role::Out | Role::InOut));
+        written.extend(writes.map(|(_, t)| t.clone()).collect::<Vec<_>>());
+        Ok((op, tensors))
+    };
+    texts.iter().map(one).collect()
+}
+
+/// What one pass saves over several.
+fn fusions(criterion: &mut Criterion) {
+    let rt = Runtime::builder().no_cache().build().expect("the reference is on every machine");
+    let devices = rt.devices().iter().filter(|d| !matches!(d.info().kind, Kind::Reference | Kind::SoftwareGpu));
+    for device in devices {
+        let mut group = criterion.benchmark_group(format!("{} fusions", device.info().id));
+        group.sample_size(20);
+        for (name, fused, apart) in FUSIONS {
+            for (how, texts) in [("one pass", fused), ("apart", apart)] {
+                let Ok(steps) = chained(&rt, device, texts) else { continue };
+                let run = || steps.iter().try_for_each(|(op, t)| rt.run(op, &t.iter().collect::<Vec<_>>()));
+                if run().is_ok() {
+                    group.bench_function(format!("{name}, {how}"), |bencher| {
+                        bencher.iter(|| run().and_then(|()| device.sync()).expect("it ran before"));
+                    });
+                }
+            }
+        }
+        group.finish();
+    }
+}
+
+criterion_group!(benches, quick, wake, fusions);
 criterion_main!(benches);

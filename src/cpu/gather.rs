@@ -6,7 +6,7 @@ use super::{
     Device,
     decode::decode_strided,
     kernel::{Args, Kernel, Tensor},
-    matmul::{PANEL, Way},
+    matmul::{BLOCK, PANEL, Way, packed, slice},
     pool::Pool,
     simd::{Simd, row, simd},
 };
@@ -18,7 +18,7 @@ use crate::{
 };
 
 /// Elements decoded at once: whole blocks of every format.
-const STRETCH: usize = 512;
+const STRETCH: usize = BLOCK;
 
 pub(super) fn plan(device: &Arc<Device>, op: &Gather) -> Result<Plans> {
     let mut plans = kernel(device, op, Way::Plain)?;
@@ -64,16 +64,15 @@ unsafe fn one_row<S: Simd>(s: S, scale: f32, table: Tensor, way: Way, row: Optio
         // SAFETY: columns at .. at + n exist; the buffer holds STRETCH.
         unsafe {
             if let Some(row) = row {
-                let first = row / PANEL * PANEL;
+                let (first, r, bytes) = (row / PANEL * PANEL, row % PANEL, dtype.block().1);
                 let width = PANEL.min(table.rows() - first);
-                let bytes = dtype.block().1;
                 match way.packed_length(dtype, d) {
                     Some(length) if way == Way::PairsPanel || dtype == DType::I8 => {
                         // A word of each row of a panel in turn: four bytes, or two bf16.
-                        let from = table.pointer::<u8>().add(first * length * bytes + (row - first) * 4);
-                        let place = |p: usize| (at + p) * bytes / 4 * width * 4 + (at + p) * bytes % 4;
+                        let from = table.pointer::<u8>().add(first * length * bytes);
                         for p in 0..n {
-                            let from = from.add(place(p));
+                            let (word, byte) = ((at + p) * bytes / 4, (at + p) * bytes % 4);
+                            let from = from.add(packed::<S>((length * bytes / 4, width), word, r) * 4 + byte);
                             *values.add(p) = match way {
                                 Way::PairsPanel => f32::from_bits((*from.cast::<u16>() as u32) << 16),
                                 _ => *from.cast::<i8>() as f32,
@@ -81,8 +80,9 @@ unsafe fn one_row<S: Simd>(s: S, scale: f32, table: Tensor, way: Way, row: Optio
                         }
                     }
                     Some(length) => {
-                        let element = first * length + at * width + row - first;
-                        decode_strided(s, dtype, table.pointer::<u8>().add(element * bytes), width, values, n);
+                        let element = first * length + packed::<S>((length, width), at, r);
+                        let stride = if width == PANEL { slice::<S>() } else { width };
+                        decode_strided(s, dtype, table.pointer::<u8>().add(element * bytes), stride, values, n);
                     }
                     None => decode_strided(s, dtype, table.at::<u8>(row, at), table.spec.stride(0), values, n),
                 }

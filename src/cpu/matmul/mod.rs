@@ -40,7 +40,7 @@ pub(super) use self::{
     int8_rows::most_rows,
     product::{Job, Product},
     rows::ROWS,
-    tile::PANEL,
+    tile::{BLOCK, PANEL, packed, slice},
     way::Way,
     weight::{Weight, packing},
 };

@@ -65,8 +65,8 @@ const PANEL_BYTES: usize = size_of::<words::Panel>();
 /// instructions of a step; it pays from the second or third strip on by that count.)
 const CONVERT: usize = 3;
 /// Strips that go through a panel together, as many columns at a time as a strip takes: the columns are read from memory once, and again from the
-/// first cache. (Zen 3, f32, 8 rows by 4096 squared from memory: 8.3 ms, strip after strip 12.4; 32 rows 18.6 and 21. 1024 rows
-/// took some 5 % more so, which is no more than the noise there. Not timed with NEON, which takes 16 columns at a time too.)
+/// first cache. (Zen 3, f32, 8 rows by 4096 squared from memory: 8.3 ms, strip after strip 12.4; 32 rows 18.6 and 21; in slices 6.1.
+/// More strips: no difference in f32, 512 rows of bytes some 15 % slower. Not timed with NEON, which takes 16 columns at a time too.)
 const FEW: usize = 8;
 
 impl Product {
@@ -361,7 +361,7 @@ impl Product {
                     let direct = bare && rows.len() == height;
                     let tile = Tile {
                         a: a.add(i * pitch),
-                        b: b.add(v),
+                        b: b.add(tile::column::<S>(k, v)),
                         k,
                         c: c.add(rows.start * self.columns + v),
                         pitch: self.columns,

@@ -3,16 +3,18 @@
 //! The packed form `panel64` of a float weight keeps its dtype and its size:
 //!
 //! ```text
-//! [panel of rows 0..64][panel of rows 64..128] .. [the last rows, fewer]
-//! panel: [k][width]     width = 64, or what is left in the last
+//! [panel of rows 0..64][panel of rows 64..128] .. [the last rows, fewer: [k][rows]]
+//! panel: a block for each 256 of k, of 64 / slice slices [k of the block][slice]
 //! ```
+//!
+//! The slice is the instruction set's ([`tile::slice`]).
 //!
 //! That of an i8 weight is `quads64`, and a bf16 weight has also `pairs64`: [`words`].
 
 use std::{mem::MaybeUninit, ops::Range};
 
 use super::{
-    tile::{Ahead, BLOCK, PANEL},
+    tile::{self, Ahead, BLOCK, PANEL},
     words,
 };
 use crate::{
@@ -123,11 +125,16 @@ impl<'a> Weight<'a> {
             if self.packed.is_some() && dtype == DType::I8 {
                 return self.quads(s, j, k, width, out);
             }
+            if let Some(ready) = self.ready_panel(j, k.start) {
+                return row::read(s, dtype, ready, 1, out, k.len() * PANEL);
+            }
+            let (len, slice) = (k.len(), const { tile::slice::<S>() });
             let across = self.packed.is_none() && dtype.is_float() && spec.stride(1) == 1 && self.scales.is_none();
             if self.packed.is_some() || across {
-                for p in k.clone() {
+                for (p, column) in k.clone().flat_map(|p| (0..width).step_by(slice).map(move |c| (p, c))) {
                     let e = if across { j + p * spec.stride(0) } else { j * self.k() + p * width };
-                    row::read(s, dtype, self.element(e), 1, out.add((p - k.start) * PANEL), width);
+                    let to = out.add(tile::column::<S>(len, column) + (p - k.start) * slice);
+                    row::read(s, dtype, self.element(e + column), 1, to, slice.min(width - column));
                 }
                 return;
             }
@@ -137,16 +144,16 @@ impl<'a> Weight<'a> {
                 for (i, row) in rows.iter_mut().enumerate().take(some) {
                     self.row(s, j + column + i, k.clone(), row.as_mut_ptr().cast());
                 }
-                let from = rows.as_ptr().cast::<f32>();
+                let (from, to) = (rows.as_ptr().cast::<f32>(), out.add(tile::column::<S>(len, column)));
                 let mut p = 0;
                 if some == S::LANES {
-                    while p + S::LANES <= k.len() {
-                        s.transpose(from.add(p), BLOCK, out.add(p * PANEL + column), PANEL);
+                    while p + S::LANES <= len {
+                        s.transpose(from.add(p), BLOCK, to.add(p * slice), slice);
                         p += S::LANES;
                     }
                 }
-                while p < k.len() {
-                    (0..some).for_each(|i| *out.add(p * PANEL + column + i) = *from.add(i * BLOCK + p));
+                while p < len {
+                    (0..some).for_each(|i| *to.add(p * slice + i) = *from.add(i * BLOCK + p));
                     p += 1;
                 }
             }
@@ -156,28 +163,32 @@ impl<'a> Weight<'a> {
     /// As `panel`, from `quads64`.
     #[inline(always)]
     unsafe fn quads<S: Simd>(&self, s: S, j: usize, k: Range<usize>, width: usize, out: *mut f32) {
-        // SAFETY: the caller's promise; rows of a quad are `width` apart.
+        let (slice, len, length) = (const { tile::slice::<S>() }, k.len(), words::length::<1>(self.k()));
+        // The block of quads that the range lies in.
+        let (block, first) = (k.start / words::BLOCK * words::BLOCK, k.start % words::BLOCK / 4);
+        let steps = (length - block).min(words::BLOCK) / 4;
+        // SAFETY: the caller's promise; rows of a quad of the last panel are `width` apart.
         unsafe {
-            let from = self.element::<[i8; 4]>(j * words::length::<1>(self.k()) + k.start * width);
-            for at in (0..k.len()).step_by(4) {
-                let (from, to) = (from.add(at / 4 * width), out.add(at * PANEL));
+            let from = self.element::<[i8; 4]>(j * length + block * width);
+            for at in (0..len).step_by(4) {
                 // Blocks of scales are 128 rows by 128 columns.
                 let scale = self.scales.map_or(1.0, |f| *f.at::<f32>(j / 128, (k.start + at) / 128));
                 for column in (0..width).step_by(S::LANES).take_while(|_| width == PANEL) {
-                    let bytes = s.bits(s.load(from.add(column).cast()));
+                    let from = from.add(tile::column::<S>(steps, column) + (first + at / 4) * slice);
+                    let (bytes, to) = (s.bits(s.load(from.cast())), out.add(tile::column::<S>(len, column)));
                     macro_rules! each {
                         ($($i:literal $left:literal;)*) => {$(
-                            if at + $i < k.len() {
+                            if at + $i < len {
                                 let x = s.float(s.sar::<24>(s.shl::<$left>(bytes)));
-                                s.store(to.add($i * PANEL + column), s.mul(x, s.splat(scale)));
+                                s.store(to.add((at + $i) * slice), s.mul(x, s.splat(scale)));
                             }
                         )*};
                     }
                     each!(0 24; 1 16; 2 8; 3 0;);
                 }
                 for i in (0..width).take_while(|_| width < PANEL) {
-                    let quad = *from.add(i);
-                    (0..4.min(k.len() - at)).for_each(|b| *to.add(b * PANEL + i) = quad[b] as f32 * scale);
+                    let (quad, to) = (*from.add((first + at / 4) * width + i), out.add(tile::column::<S>(len, i)));
+                    (0..4.min(len - at)).for_each(|b| *to.add((at + b) * slice) = quad[b] as f32 * scale);
                 }
             }
         }
@@ -219,13 +230,19 @@ pub(super) fn pack(isa: Isa, rows: Range<usize>, plain: Tensor, packed: Tensor, 
     });
 }
 
-/// `[width][k]` to `[k][width]`.
+/// `[width][k]` to a panel.
 #[inline(always)]
 unsafe fn interleave<S: Simd, T: Copy>(_s: S, from: *const T, to: *mut T, width: usize, k: usize) {
-    for p in 0..k {
-        for i in 0..width {
-            // SAFETY: both hold width * k elements.
-            unsafe { *to.add(p * width + i) = *from.add(i * k + p) };
+    let slice = if width == PANEL { tile::slice::<S>() } else { width };
+    for block in (0..k).step_by(BLOCK) {
+        let len = BLOCK.min(k - block);
+        for (column, p) in (0..width).step_by(slice).flat_map(|c| (0..len).map(move |p| (c, p))) {
+            for i in 0..slice {
+                // SAFETY: both hold width * k elements, and the slice divides the width.
+                unsafe {
+                    *to.add(block * width + column * len + p * slice + i) = *from.add((column + i) * k + block + p)
+                };
+            }
         }
     }
 }

@@ -3,7 +3,7 @@
 //! ```text
 //! x, strips of      [k / 64][height][16][4] u8  what is signed, plus 128       [k / 32][height][16][2] bf16
 //!    as halves:     [k / 32][height][2: even, odd][8][2] u16
-//! w, panels of      [k / 4][64][4] i8           zeros beyond k                 [k / 2][64][2] bf16
+//! w, slices of      [k / 4][slice][4] i8        zeros beyond k                 [k / 2][slice][2] bf16
 //! ```
 //!
 //! A step of bytes is an unsigned by signed dot product of four (`vpdpbusd`, `usdot`): 6 x 64 sums of 4 terms with AVX-512. Where x is signed, sums begin
@@ -12,9 +12,9 @@
 //! odd ones apart), the weight in the loop. 54 instructions for 6 rows by 16 columns by 4, where peers that let such pairs saturate take 36; both
 //! start 24 products, of which a Zen 3 takes two a cycle. 1024 cubed there, one thread, ONNX Runtime's time / ours 0.81 to 0.87, in the same turns x widened
 //! in the loop 0.64 to 0.70 (66 instructions); on another day seven bits and the eighth apart 0.49; by intrinsics, which the compiler reorders
-//! until twelve sums fill more than the registers, x widened ahead gained nothing. A panel of 16 bits would save 6 more for twice the memory.
-//! One row from memory there, by 4096 squared: 2.1 ms, all columns of a panel at once 1.9, four parts of a block in turns 1.7 (the loop alone 1.2 to
-//! 1.3; with asking ahead 1.3 to 1.5, eight parts 1.2, sixteen 1.9, four panels at once 1.3, rows as stored 1.7 to 2.5).
+//! until twelve sums fill more than the registers, x widened ahead gained nothing. A panel of 16 bits would save 6 more for twice the memory: the loop
+//! alone 4 % faster, which widening it takes back. One row from memory there, by 4096 squared: 2.1 ms; all columns of a panel at once, its slices
+//! four streams, 1.5 to 1.6 (the loop alone 1.2 to 1.3; four parts of k in turns, eight, four panels at once: no faster; rows as stored 1.7 to 2.5).
 //!
 //! A step of bf16 is a dot product of pairs (`vdpbf16ps`), twice the work of a step in f32 from half the memory: used where the processor does more of
 //! them ([`Isa::detect`]). Not measured on such a processor.
@@ -26,6 +26,7 @@
 //!
 //! ```text
 //! [panel of rows 0..64][panel of rows 64..128] .. [the last rows, fewer] [i32 for each row]
+//! panel: a block for each 1024 bytes of k, of 64 / slice slices; of the last rows: [k / 4][rows][4]
 //! ```
 //!
 //! and that of bf16, `pairs64`, its panels alone.
@@ -110,7 +111,7 @@ pub(super) unsafe fn panel<S: Simd, const BYTES: usize>(
     own: *mut Panel,
 ) -> (*const Quad, *const f32) {
     let (n, pitch, steps) = (w.n(), length::<BYTES>(w.k()), (k.len() * BYTES).div_ceil(4));
-    let width = (n - j).min(PANEL);
+    let (width, slice) = ((n - j).min(PANEL), const { tile::slice::<S>() });
     // SAFETY: the rows and columns exist; what is made is no longer than a block.
     unsafe {
         let (quads, start) = ((&raw mut (*own).quads).cast::<Quad>(), (&raw mut (*own).start).cast::<f32>());
@@ -122,9 +123,9 @@ pub(super) unsafe fn panel<S: Simd, const BYTES: usize>(
         }
         if w.packed.is_some() {
             let from = w.element::<Quad>(j * pitch + k.start * width);
-            for q in 0..steps {
-                quads.add(q * PANEL).write_bytes(0, PANEL);
-                quads.add(q * PANEL).copy_from_nonoverlapping(from.add(q * width), width);
+            quads.write_bytes(0, steps * PANEL);
+            for (q, i) in (0..steps).flat_map(|q| (0..width).map(move |i| (q, i))) {
+                *quads.add(tile::column::<S>(steps, i) + q * slice) = *from.add(q * width + i);
             }
         } else {
             make::<S, BYTES>(s, w, j, k, quads);
@@ -136,7 +137,8 @@ pub(super) unsafe fn panel<S: Simd, const BYTES: usize>(
         while column < PANEL {
             let mut sum = s.splat_i(0);
             for q in 0..steps {
-                sum = s.dot(sum, each, s.bits(s.load(quads.add(q * PANEL + column).cast())));
+                let from = quads.add(tile::column::<S>(steps, column) + q * slice);
+                sum = s.dot(sum, each, s.bits(s.load(from.cast())));
             }
             s.store(start.add(column), s.of_bits(s.sub_i(s.splat_i(0), sum)));
             column += S::LANES;
@@ -149,6 +151,7 @@ pub(super) unsafe fn panel<S: Simd, const BYTES: usize>(
 #[inline(always)]
 unsafe fn make<S: Simd, const BYTES: usize>(s: S, w: &Weight, j: usize, k: Range<usize>, quads: *mut Quad) {
     let (spec, width, steps) = (w.tensor.spec, (w.n() - j).min(PANEL), (k.len() * BYTES).div_ceil(4));
+    let slice = const { tile::slice::<S>() };
     // SAFETY: rows j .. j + width exist, and indices stay inside the block.
     unsafe {
         if spec.stride(0) != 1 {
@@ -156,7 +159,7 @@ unsafe fn make<S: Simd, const BYTES: usize>(s: S, w: &Weight, j: usize, k: Range
             to.write_bytes(0, steps * PANEL * each);
             for (p, i) in (0..k.len()).flat_map(|p| (0..width).map(move |i| (p, i))) {
                 let from = w.element::<[u8; BYTES]>((j + i) * spec.stride(1) + (k.start + p) * spec.stride(0));
-                *to.add((p / each * PANEL + i) * each + p % each) = *from;
+                *to.add((tile::column::<S>(steps, i) + p / each * slice) * each + p % each) = *from;
             }
             return;
         }
@@ -173,7 +176,8 @@ unsafe fn make<S: Simd, const BYTES: usize>(s: S, w: &Weight, j: usize, k: Range
                 to.add(len).write_bytes(0, long - len);
             }
             for p in (0..steps).step_by(S::LANES) {
-                s.transpose(rows.add(p), tile::BLOCK, quads.cast::<f32>().add(p * PANEL + column), PANEL);
+                let to = quads.cast::<f32>().add(tile::column::<S>(steps, column) + p * slice);
+                s.transpose(rows.add(p), tile::BLOCK, to, slice);
             }
         }
     }
@@ -207,6 +211,15 @@ pub(super) fn pack(isa: Isa, rows: Range<usize>, plain: Tensor, packed: Tensor, 
     }
 }
 
+/// The first columns of a panel to `[steps][width]`.
+#[inline(always)]
+unsafe fn unslice<S: Simd>(_s: S, quads: *const Quad, steps: usize, width: usize, to: *mut Quad) {
+    for (q, i) in (0..steps).flat_map(|q| (0..width).map(move |i| (q, i))) {
+        // SAFETY: the caller has a panel, and room for its columns.
+        unsafe { *to.add(q * width + i) = *quads.add(tile::column::<S>(steps, i) + q * tile::slice::<S>()) };
+    }
+}
+
 /// Elements of so many bytes.
 fn pack_words<const BYTES: usize>(isa: Isa, rows: Range<usize>, plain: Tensor, packed: Tensor, pool: &mut Pool) {
     let (total, k) = (packed.spec.rows(), packed.spec.dim(0));
@@ -225,8 +238,11 @@ fn pack_words<const BYTES: usize>(isa: Isa, rows: Range<usize>, plain: Tensor, p
             for p in (0..k).step_by(BLOCK / BYTES) {
                 let block = p..k.min(p + BLOCK / BYTES);
                 let (quads, start) = panel::<_, BYTES>(s, &w, j, block.clone(), BYTES == 1, own.as_mut_ptr());
-                for q in 0..(block.len() * BYTES).div_ceil(4) {
-                    to.add((p * BYTES / 4 + q) * width).copy_from_nonoverlapping(quads.add(q * PANEL), width);
+                let (steps, to) = ((block.len() * BYTES).div_ceil(4), to.add(p * BYTES / 4 * width));
+                if width == PANEL {
+                    to.copy_from_nonoverlapping(quads, steps * PANEL);
+                } else {
+                    unslice(s, quads, steps, width, to);
                 }
                 for i in (0..width).take_while(|_| BYTES == 1) {
                     *sums.add(i) = (*sums.add(i)).wrapping_add(*start.cast::<i32>().add(i));

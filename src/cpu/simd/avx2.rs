@@ -157,11 +157,12 @@ impl<const VNNI: bool> Simd for Avx2<VNNI> {
         acc: &mut [[__m256; V]; M],
         a: *const f32,
         b: *const u8,
+        next: usize,
     ) {
         let mut v = 0;
         while v < V {
             // SAFETY: `self` proves that the processor has the instructions; the caller answers for the pointers.
-            unsafe { add_halves(acc, v, a, b.add(v * 32)) };
+            unsafe { add_halves(acc, v, a, b.add(v / 2 * next)) };
             v += 2;
         }
     }

@@ -247,7 +247,8 @@ pub(crate) trait Simd: Copy + std::fmt::Debug + Send + Sync + 'static {
         self.add_i(c, self.add_i(self.add_i(p0, p1), self.add_i(p2, p3)))
     }
     /// Adds to M by V vectors of i32 sums the dot products of M times four unsigned bytes of `a` with V vectors of signed ones of `b`: `a` has the
-    /// even bytes as 16 bits, half a run of [`HALVES_RUN`] bytes later the odd ones, and each of the M a run after the one before.
+    /// even bytes as 16 bits, half a run of [`HALVES_RUN`] bytes later the odd ones, and each of the M a run after the one before; two vectors of
+    /// `b` lie together, the next two `next` bytes later.
     ///
     /// # Safety
     /// `a` holds M runs, `b` V vectors.
@@ -257,13 +258,15 @@ pub(crate) trait Simd: Copy + std::fmt::Debug + Send + Sync + 'static {
         acc: &mut [[Self::F; V]; M],
         a: *const f32,
         b: *const u8,
+        next: usize,
     ) {
         for (i, sums) in acc.iter_mut().enumerate() {
             for (v, sum) in sums.iter_mut().enumerate() {
                 // SAFETY: the caller's promise.
                 let (even, odd, w) = unsafe {
                     let a = a.add(i * HALVES_RUN / 4);
-                    (*a, *a.add(HALVES_RUN / 8), self.load(b.cast::<f32>().add(v * Self::LANES)))
+                    let b = b.add(v / 2 * next).cast::<f32>().add(v % 2 * Self::LANES);
+                    (*a, *a.add(HALVES_RUN / 8), self.load(b))
                 };
                 let u = self.splat_i((even.to_bits() | odd.to_bits() << 8) as i32);
                 *sum = self.of_bits(self.dot(self.bits(*sum), u, self.bits(w)));

@@ -51,24 +51,27 @@ fn bytes_are_multiplied_by_halves() {
     }
 }
 
+/// Bytes from two vectors to the next two.
+const NEXT: usize = 2 * 64 + 32;
+
 #[inline(always)]
 fn halves<S: Simd, const M: usize, const V: usize>(s: S, name: &str) {
     for extreme in [false, true] {
         let u = |i: usize, p: usize| if extreme { 255 } else { (i * 91 + p * 77) as u8 };
-        let w: [i8; 8 * 64] = std::array::from_fn(|i| if extreme { -128 } else { (i * 59 + 13) as i8 });
+        let w: [i8; 4 * NEXT] = std::array::from_fn(|i| if extreme { -128 } else { (i * 59 + 13) as i8 });
         let mut a = [0u8; 6 * HALVES_RUN];
         for (i, p) in (0..M).flat_map(|i| (0..4).map(move |p| (i, p))) {
             a[i * HALVES_RUN + p % 2 * HALVES_RUN / 2 + p / 2 * 2] = u(i, p);
         }
         let mut acc = [[s.of_bits(s.splat_i(7)); V]; M];
         // SAFETY: there are six runs, and eight of the widest vectors.
-        unsafe { s.add_halves(&mut acc, a.as_ptr().cast(), w.as_ptr().cast()) };
+        unsafe { s.add_halves(&mut acc, a.as_ptr().cast(), w.as_ptr().cast(), NEXT) };
         for (i, v) in (0..M).flat_map(|i| (0..V).map(move |v| (i, v))) {
             let mut sums = [0i32; WIDEST];
             // SAFETY: no vector is longer.
             unsafe { s.store(sums.as_mut_ptr().cast(), acc[i][v]) };
             for (lane, &sum) in sums.iter().enumerate().take(S::LANES) {
-                let at = (v * S::LANES + lane) * 4;
+                let at = v / 2 * NEXT + (v % 2 * S::LANES + lane) * 4;
                 let want: i32 = (0..4).map(|p| u(i, p) as i32 * w[at + p] as i32).sum();
                 assert_eq!(sum, 7 + want, "{name} {M} {V} {i} {v} {lane}");
             }
