@@ -118,7 +118,7 @@ const FUSIONS: &[(&str, &[&str], &[&str])] = &[
 /// Operations and their operands; what one writes is what a later one of that shape and dtype reads.
 fn chained(rt: &Runtime, device: &Device, texts: &[&str]) -> Result<Vec<(Op, Vec<Tensor>)>> {
     let mut written: Vec<Tensor> = Vec::new();
-    let one = |text: &&str| {
+    let one = |text: &&str| -> Result<(Op, Vec<Tensor>)> {
         let op: Op = text.parse()?;
         let mut tensors = operands(rt, device, &op)?;
         for (o, tensor) in op.operands().iter().zip(&mut tensors) {
