@@ -127,7 +127,7 @@ fn chained(rt: &Runtime, device: &Device, texts: &[&str]) -> Result<Vec<(Op, Vec
                 *tensor = written.remove(i);
             }
         }
-        let writes = op.operands().iter().zip(&tensors).filter(|(o, _)| matches!(o.role, Role::Out | Role::InOut));
+        let writes = op.operands().into_iter().zip(&tensors).filter(|(o, _)| matches!(o.role, Role::Out | Role::InOut));
         written.extend(writes.map(|(_, t)| t.clone()).collect::<Vec<_>>());
         Ok((op, tensors))
     };

@@ -266,6 +266,12 @@ pub(crate) const fn column<S: Simd>(steps: usize, j: usize) -> usize {
     j / slice * slice * steps + j % slice
 }
 
+/// Columns of whole slices that are read where so many are wanted.
+pub(crate) const fn touched<S: Simd>(columns: usize) -> usize {
+    let (vectors, slice) = (columns.next_power_of_two(), slice::<S>());
+    if vectors < slice { slice } else { vectors }
+}
+
 /// Which of the terms of a packed panel is the `p`-th of `terms` of row `r`, of `width` rows.
 pub(crate) const fn packed<S: Simd>((terms, width): (usize, usize), p: usize, r: usize) -> usize {
     if width < PANEL {

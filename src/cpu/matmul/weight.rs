@@ -120,7 +120,7 @@ impl<'a> Weight<'a> {
         // SAFETY: rows j .. j + width exist, p stays inside k, columns inside the panel.
         unsafe {
             if width < PANEL {
-                out.write_bytes(0, k.len() * PANEL);
+                out.write_bytes(0, k.len() * tile::touched::<S>(width));
             }
             if self.packed.is_some() && dtype == DType::I8 {
                 return self.quads(s, j, k, width, out);

@@ -123,9 +123,12 @@ pub(super) unsafe fn panel<S: Simd, const BYTES: usize>(
         }
         if w.packed.is_some() {
             let from = w.element::<Quad>(j * pitch + k.start * width);
-            quads.write_bytes(0, steps * PANEL);
-            for (q, i) in (0..steps).flat_map(|q| (0..width).map(move |i| (q, i))) {
-                *quads.add(tile::column::<S>(steps, i) + q * slice) = *from.add(q * width + i);
+            quads.write_bytes(0, steps * tile::touched::<S>(width));
+            for column in (0..width).step_by(slice) {
+                let (to, some) = (quads.add(tile::column::<S>(steps, column)), slice.min(width - column));
+                for q in 0..steps {
+                    to.add(q * slice).copy_from_nonoverlapping(from.add(q * width + column), some);
+                }
             }
         } else {
             make::<S, BYTES>(s, w, j, k, quads);
@@ -134,7 +137,7 @@ pub(super) unsafe fn panel<S: Simd, const BYTES: usize>(
             return (quads, ptr::null());
         }
         let (each, mut column) = (s.splat_i(0x8080_8080u32 as i32), 0);
-        while column < PANEL {
+        while column < tile::touched::<S>(width) {
             let mut sum = s.splat_i(0);
             for q in 0..steps {
                 let from = quads.add(tile::column::<S>(steps, column) + q * slice);
