@@ -85,7 +85,8 @@ impl Product {
         let rows = (rows * (machine::caches().second >> 10) / 2048).clamp(rows / 4, 2 * rows);
         let most = (CHUNK_BYTES / blocks.saturating_mul(block_bytes)).max(1).next_multiple_of(TALLEST).min(rows);
         let chunk = m.div_ceil(m.div_ceil(most).max(1)).next_multiple_of(TALLEST).min(m).max(1);
-        let small = m.saturating_mul(n).saturating_mul(k) < 64 << 10;
+        // Some 10 us by one thread.
+        let small = m.saturating_mul(n).saturating_mul(k) < 256 << 10;
         // Enough tasks for every thread, columns first: each panel is then decoded once.
         let panels = n.div_ceil(PANEL).max(1);
         let columns = (panels / (6 * threads)).clamp(1, COLUMNS / PANEL) * PANEL;
