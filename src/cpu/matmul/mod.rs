@@ -2,7 +2,7 @@
 //! way; tasks are blocks of columns (and of rows, where columns are few), so that each panel is decoded once.
 //!
 //! ```text
-//! scratch: | x in f32: [blocks of k][strips][BLOCK / 16][height][16] | per thread: panel [BLOCK][PANEL], sums [rows][COLUMNS], and those of `up` |
+//! scratch: | x in f32: [blocks of k][strips][BLOCK / 16][height][16] | per thread: panel [PANEL / slice][BLOCK][slice], sums [rows][COLUMNS], and those of `up` |
 //! ```
 //!
 //! Nine kernels: `panel` reads weights packed in panels, for any number of rows; `plain` makes panels from any weight; [`words`] has both for

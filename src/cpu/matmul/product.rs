@@ -65,8 +65,8 @@ const PANEL_BYTES: usize = size_of::<words::Panel>();
 /// instructions of a step; it pays from the second or third strip on by that count.)
 const CONVERT: usize = 3;
 /// Strips that go through a panel together, as many columns at a time as a strip takes: the columns are read from memory once, and again from the
-/// first cache. (Zen 3, f32, 8 rows by 4096 squared from memory: 8.3 ms, strip after strip 12.4; 32 rows 18.6 and 21; in slices 6.1.
-/// More strips: no difference in f32, 512 rows of bytes some 15 % slower. Not timed with NEON, which takes 16 columns at a time too.)
+/// first cache. (Zen 3, f32 from memory, by 4096 squared: 8 rows 6.0 ms, strip after strip 10.7; 32 rows 16 and 20. All strips together in place of
+/// eight at most: no difference in f32, 512 rows of bytes some 15 % slower. Not timed with NEON, which takes 16 columns at a time too.)
 const FEW: usize = 8;
 
 impl Product {
@@ -85,8 +85,8 @@ impl Product {
         let rows = (rows * (machine::caches().second >> 10) / 2048).clamp(rows / 4, 2 * rows);
         let most = (CHUNK_BYTES / blocks.saturating_mul(block_bytes)).max(1).next_multiple_of(TALLEST).min(rows);
         let chunk = m.div_ceil(m.div_ceil(most).max(1)).next_multiple_of(TALLEST).min(m).max(1);
-        // Some 10 us by one thread.
-        let small = m.saturating_mul(n).saturating_mul(k) < 256 << 10;
+        // Some 5 us by one thread, the weight in the second cache.
+        let small = m.max(4).saturating_mul(n).saturating_mul(k) < 128 << 10;
         // Enough tasks for every thread, columns first: each panel is then decoded once.
         let panels = n.div_ceil(PANEL).max(1);
         let columns = (panels / (6 * threads)).clamp(1, COLUMNS / PANEL) * PANEL;

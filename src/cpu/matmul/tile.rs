@@ -5,17 +5,17 @@
 //!    or [words / 16][height][16]                  or [words][slice]                             or i32
 //! ```
 //!
-//! Words are four bytes, or two bf16, one after the other in k. A slice has the columns that a strip is multiplied with at a time: 64 with 32 vectors of
-//! 16 lanes, else 16. It is read from end to end: with lines 256 bytes apart, the others of them brought along by the processor, a Zen 3
+//! Words are four bytes, or two bf16, one after the other in k. A slice has the columns that three to six rows are multiplied with at a time: 64 with 32
+//! vectors of 16 lanes, 16 with 32 of 4 or 16 of 8. It is read from end to end: with lines 256 bytes apart, the others of them brought along by the processor, a Zen 3
 //! did 58 to 73 GFLOP/s in the loop alone where it does 75 to 92 (of 95; the more the quieter its neighbours): 18 strips by 16 panels. The whole of
 //! 1024 cubed there: 30 and 26 ms.
 //!
-//! Sums stay in registers over a block: 6 x 64 with 32 vectors of 16 lanes, 6 x 16 with 32 of 4 or with 16 of 8, then 2 x 32 and 1 x 64. Every element is the sum
+//! Sums stay in registers over a block: 6 x 64 with 32 vectors of 16 lanes, 6 x 16 with 32 of 4; with 16 of 8 6 x 16, 2 x 32 and 1 x 64. Every element is the sum
 //! over p = 0, 1, 2, .. of one block by fused multiply-adds, plus what came from the blocks before: the same order
 //! whatever the number of rows, so that a row's result does not depend on the others.
 //!
 //! A step is 4 loads, 6 broadcasts and 24 multiply-adds, four steps to a turn of the loop. A strip (6 KiB) stays in the first cache; the panel comes
-//! from the second: a slice of 64 columns asked for 8 steps ahead, 256 bytes in 12 cycles; one of 16, which the first cache holds, is not asked for. A strip keeps lines of its rows together, so that cutting x into
+//! from the second: a slice of 64 columns asked for 8 steps ahead, 256 bytes in 12 cycles; one of 16, which the first cache holds, is not asked for (no slower on a Zen 3; not timed with NEON). A strip keeps lines of its rows together, so that cutting x into
 //! strips is copying. The rows of a call are cut into strips of one height ([`height`]): time does not fall where a row is added. Sums that
 //! need nothing else are stored straight into the output.
 //!
@@ -266,10 +266,10 @@ pub(crate) const fn column<S: Simd>(steps: usize, j: usize) -> usize {
     j / slice * slice * steps + j % slice
 }
 
-/// Columns of whole slices that are read where so many are wanted.
+/// Columns that are read at most where so many are wanted: whole slices, and for one or two rows 2, 4 or 8 vectors.
 pub(crate) const fn touched<S: Simd>(columns: usize) -> usize {
-    let (vectors, slice) = (columns.next_power_of_two(), slice::<S>());
-    if vectors < slice { slice } else { vectors }
+    let (columns, slice) = (columns.next_power_of_two(), slice::<S>());
+    if columns < slice { slice } else { columns }
 }
 
 /// Which of the terms of a packed panel is the `p`-th of `terms` of row `r`, of `width` rows.
@@ -290,7 +290,7 @@ pub(super) const fn width<S: Simd>(height: usize) -> usize {
 /// A strip of the given height by columns of a panel.
 ///
 /// # Safety
-/// `a` holds the strip, `b` k steps of PANEL terms, `c` as many rows of PANEL at the pitch.
+/// `a` holds the strip, `b` slices of k steps, from a multiple of [`width`] on, with the [`touched`] columns; `c` rows with room for those at the pitch.
 #[inline(always)]
 pub(super) unsafe fn multiply<S: Simd, T: Term>(s: S, height: usize, t: Tile<T>) {
     macro_rules! heights {
@@ -316,7 +316,7 @@ unsafe fn columns<S: Simd, T: Term, const M: usize>(s: S, t: Tile<T>) {
     while j < t.columns {
         let ahead = if j == 0 { t.ahead } else { Share { each: 0, steps: usize::MAX, ..t.ahead } };
         let start = if t.start.is_null() { t.start } else { t.start.wrapping_add(j) };
-        // SAFETY: the columns of so many vectors divide PANEL, and so does what is left of it.
+        // SAFETY: j is a multiple of the columns of the group that follows, which divide PANEL: none passes the panel's end.
         unsafe {
             let to = if t.to.0.is_null() { t.to } else { (t.to.0.add(j), t.to.1) };
             let part = Tile { b: t.b.add(column::<S>(t.k, j)), c: t.c.add(j), start, ahead, to, ..t };

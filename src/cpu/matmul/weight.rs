@@ -76,6 +76,7 @@ impl<'a> Weight<'a> {
         let rows = (self.n() - j).min(PANEL);
         let bytes = |elements: usize| dtype.bytes(elements).unwrap_or(0);
         if let Some(length) = self.packed {
+            // Of i8 by way of f32, a quarter of a block: the slices' quarters lie apart, and the other three are not asked for.
             let from = self.element::<u8>(j * length + k.start * rows);
             return Ahead { from, run: bytes(k.len() * rows), pitch: 0, runs: 1 };
         }

@@ -179,6 +179,7 @@ unsafe fn make<S: Simd, const BYTES: usize>(s: S, w: &Weight, j: usize, k: Range
                 to.add(len).write_bytes(0, long - len);
             }
             for p in (0..steps).step_by(S::LANES) {
+                // The last steps may reach beyond a slice: into the next, which is made afterwards, or to the end of the panel's room.
                 let to = quads.cast::<f32>().add(tile::column::<S>(steps, column) + p * slice);
                 s.transpose(rows.add(p), tile::BLOCK, to, slice);
             }

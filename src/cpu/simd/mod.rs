@@ -251,7 +251,7 @@ pub(crate) trait Simd: Copy + std::fmt::Debug + Send + Sync + 'static {
     /// `b` lie together, the next two `next` bytes later.
     ///
     /// # Safety
-    /// `a` holds M runs, `b` V vectors.
+    /// `a` holds M runs, `b` V vectors, in pairs `next` bytes apart.
     #[inline(always)]
     unsafe fn add_halves<const M: usize, const V: usize>(
         self,
