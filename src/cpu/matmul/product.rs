@@ -85,7 +85,7 @@ impl Product {
         let rows = (rows * (machine::caches().second >> 10) / 2048).clamp(rows / 4, 2 * rows);
         let most = (CHUNK_BYTES / blocks.saturating_mul(block_bytes)).max(1).next_multiple_of(TALLEST).min(rows);
         let chunk = m.div_ceil(m.div_ceil(most).max(1)).next_multiple_of(TALLEST).min(m).max(1);
-        // Some 5 us by one thread, the weight in the second cache.
+        // Some 5 us by one thread; fewer than four rows take about as long as four, for which as much is read.
         let small = m.max(4).saturating_mul(n).saturating_mul(k) < 128 << 10;
         // Enough tasks for every thread, columns first: each panel is then decoded once.
         let panels = n.div_ceil(PANEL).max(1);

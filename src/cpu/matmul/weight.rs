@@ -165,17 +165,15 @@ impl<'a> Weight<'a> {
     #[inline(always)]
     unsafe fn quads<S: Simd>(&self, s: S, j: usize, k: Range<usize>, width: usize, out: *mut f32) {
         let (slice, len, length) = (const { tile::slice::<S>() }, k.len(), words::length::<1>(self.k()));
-        // The block of quads that the range lies in.
-        let (block, first) = (k.start / words::BLOCK * words::BLOCK, k.start % words::BLOCK / 4);
-        let steps = (length - block).min(words::BLOCK) / 4;
-        // SAFETY: the caller's promise; rows of a quad of the last panel are `width` apart.
+        // SAFETY: the caller's promise.
         unsafe {
-            let from = self.element::<[i8; 4]>(j * length + block * width);
+            let panel = self.element::<[i8; 4]>(j * length);
             for at in (0..len).step_by(4) {
+                let (of, quad) = ((length / 4, width), (k.start + at) / 4);
                 // Blocks of scales are 128 rows by 128 columns.
                 let scale = self.scales.map_or(1.0, |f| *f.at::<f32>(j / 128, (k.start + at) / 128));
                 for column in (0..width).step_by(S::LANES).take_while(|_| width == PANEL) {
-                    let from = from.add(tile::column::<S>(steps, column) + (first + at / 4) * slice);
+                    let from = panel.add(tile::packed::<S>(of, quad, column));
                     let (bytes, to) = (s.bits(s.load(from.cast())), out.add(tile::column::<S>(len, column)));
                     macro_rules! each {
                         ($($i:literal $left:literal;)*) => {$(
@@ -188,8 +186,8 @@ impl<'a> Weight<'a> {
                     each!(0 24; 1 16; 2 8; 3 0;);
                 }
                 for i in (0..width).take_while(|_| width < PANEL) {
-                    let (quad, to) = (*from.add((first + at / 4) * width + i), out.add(tile::column::<S>(len, i)));
-                    (0..4.min(len - at)).for_each(|b| *to.add((at + b) * slice) = quad[b] as f32 * scale);
+                    let (bytes, to) = (*panel.add(tile::packed::<S>(of, quad, i)), out.add(tile::column::<S>(len, i)));
+                    (0..4.min(len - at)).for_each(|b| *to.add((at + b) * slice) = bytes[b] as f32 * scale);
                 }
             }
         }
@@ -235,15 +233,11 @@ pub(super) fn pack(isa: Isa, rows: Range<usize>, plain: Tensor, packed: Tensor, 
 #[inline(always)]
 unsafe fn interleave<S: Simd, T: Copy>(_s: S, from: *const T, to: *mut T, width: usize, k: usize) {
     let slice = if width == PANEL { tile::slice::<S>() } else { width };
-    for block in (0..k).step_by(BLOCK) {
-        let len = BLOCK.min(k - block);
-        for (column, p) in (0..width).step_by(slice).flat_map(|c| (0..len).map(move |p| (c, p))) {
-            for i in 0..slice {
-                // SAFETY: both hold width * k elements, and the slice divides the width.
-                unsafe {
-                    *to.add(block * width + column * len + p * slice + i) = *from.add((column + i) * k + block + p)
-                };
-            }
+    for (column, p) in (0..width).step_by(slice).flat_map(|c| (0..k).map(move |p| (c, p))) {
+        let place = tile::packed::<S>((k, width), p, column);
+        for i in 0..slice {
+            // SAFETY: both hold width * k elements, and the slice divides the width.
+            unsafe { *to.add(place + i) = *from.add((column + i) * k + p) };
         }
     }
 }

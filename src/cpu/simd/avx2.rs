@@ -267,8 +267,8 @@ impl<const VNNI: bool> Simd for Avx2<VNNI> {
     }
 }
 
-/// [`Simd::add_halves`] of two vectors, from the v-th sums on, all of it written out: the compiler would keep what is loaded for both halves, and reorder sums, until they fill more
-/// than the sixteen registers that six rows need.
+/// [`Simd::add_halves`] of two vectors, from the v-th sums on, all of it written out: the compiler would keep what is loaded for both halves, and
+/// reorder sums, until they fill more than the sixteen registers that six rows need.
 #[inline]
 #[target_feature(enable = "avx2")]
 unsafe fn add_halves<const M: usize, const V: usize>(
