@@ -68,7 +68,7 @@ impl<'a> Weight<'a> {
     }
 
     /// The memory of rows `j .. j + 64`, elements `k` of each, where a kernel does well to ask for it before it reads them.
-    pub(super) fn ahead(&self, j: usize, k: Range<usize>) -> Ahead {
+    pub(super) fn ahead<S: Simd>(&self, j: usize, k: Range<usize>) -> Ahead {
         let (spec, dtype) = (self.tensor.spec, self.tensor.dtype());
         if j >= self.n() {
             return Ahead::NONE;
@@ -76,7 +76,13 @@ impl<'a> Weight<'a> {
         let rows = (self.n() - j).min(PANEL);
         let bytes = |elements: usize| dtype.bytes(elements).unwrap_or(0);
         if let Some(length) = self.packed {
-            // Of i8 by way of f32, a quarter of a block: the slices' quarters lie apart, and the other three are not asked for.
+            let (slice, block) = (tile::slice::<S>(), k.start / words::BLOCK * words::BLOCK);
+            let steps = (length - block).min(words::BLOCK) / 4;
+            if dtype == DType::I8 && rows == PANEL && k.len().div_ceil(4) < steps {
+                // By way of f32: a part of a block, and so of each of its slices.
+                let from = self.element(j * length + 4 * tile::packed::<S>((length / 4, rows), k.start / 4, 0));
+                return Ahead { from, run: k.len() * slice, pitch: 4 * steps * slice, runs: rows / slice };
+            }
             let from = self.element::<u8>(j * length + k.start * rows);
             return Ahead { from, run: bytes(k.len() * rows), pitch: 0, runs: 1 };
         }
