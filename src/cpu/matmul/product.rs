@@ -298,7 +298,7 @@ impl Product {
                 for p in (0..k).step_by(self.block) {
                     let range = p..k.min(p + self.block);
                     for j in (0..task.columns).step_by(PANEL) {
-                        let step = Step { f, p, j, ahead: self.ahead::<S>(w, task, (p, j), PANEL) };
+                        let step = Step { f, p, j, ahead: self.ahead(w, task, (p, j), PANEL) };
                         let range = range.clone();
                         if const { X::ELEMENTS > 1 } {
                             let signed = task.job.x.dtype() == DType::I8;
@@ -384,14 +384,14 @@ impl Product {
 
     /// The memory that is read after the panel of so many columns at (p, j).
     #[inline(always)]
-    fn ahead<S: Simd>(&self, w: &Weight, task: &Task, (p, j): (usize, usize), panel: usize) -> Ahead {
+    fn ahead(&self, w: &Weight, task: &Task, (p, j): (usize, usize), panel: usize) -> Ahead {
         let k = w.k();
         if j + panel < task.columns {
-            w.ahead::<S>(task.j + j + panel, p..k.min(p + self.block))
+            w.ahead(task.j + j + panel, p..k.min(p + self.block))
         } else if p + self.block < k {
-            w.ahead::<S>(task.j, p + self.block..k.min(p + 2 * self.block))
+            w.ahead(task.j, p + self.block..k.min(p + 2 * self.block))
         } else {
-            w.ahead::<S>(task.j + self.columns * self.threads, 0..k.min(self.block))
+            w.ahead(task.j + self.columns * self.threads, 0..k.min(self.block))
         }
     }
 
@@ -415,7 +415,7 @@ impl Product {
                             c: sums.add(j),
                             pitch: self.columns,
                             first: p == 0,
-                            ahead: self.ahead::<S>(w, task, (p, j), int8::PANEL),
+                            ahead: self.ahead(w, task, (p, j), int8::PANEL),
                         };
                         let range = range.clone();
                         int8::panel(s, w, task.j + j, range, panel);

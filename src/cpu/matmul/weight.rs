@@ -68,7 +68,7 @@ impl<'a> Weight<'a> {
     }
 
     /// The memory of rows `j .. j + 64`, elements `k` of each, where a kernel does well to ask for it before it reads them.
-    pub(super) fn ahead<S: Simd>(&self, j: usize, k: Range<usize>) -> Ahead {
+    pub(super) fn ahead(&self, j: usize, k: Range<usize>) -> Ahead {
         let (spec, dtype) = (self.tensor.spec, self.tensor.dtype());
         if j >= self.n() {
             return Ahead::NONE;
@@ -76,12 +76,11 @@ impl<'a> Weight<'a> {
         let rows = (self.n() - j).min(PANEL);
         let bytes = |elements: usize| dtype.bytes(elements).unwrap_or(0);
         if let Some(length) = self.packed {
-            let (slice, block) = (tile::slice::<S>(), k.start / words::BLOCK * words::BLOCK);
-            let steps = (length - block).min(words::BLOCK) / 4;
-            if dtype == DType::I8 && rows == PANEL && k.len().div_ceil(4) < steps {
-                // By way of f32: a part of a block, and so of each of its slices.
-                let from = self.element(j * length + 4 * tile::packed::<S>((length / 4, rows), k.start / 4, 0));
-                return Ahead { from, run: k.len() * slice, pitch: 4 * steps * slice, runs: rows / slice };
+            let block = (length - k.start).min(words::BLOCK);
+            if dtype == DType::I8 && k.len() < block {
+                // By way of f32: a quarter of a block, so of each of its slices. The first asks for all.
+                let run = if k.start.is_multiple_of(words::BLOCK) { block * rows } else { 0 };
+                return Ahead { from: self.element(j * length + k.start * rows), run, pitch: 0, runs: 1 };
             }
             let from = self.element::<u8>(j * length + k.start * rows);
             return Ahead { from, run: bytes(k.len() * rows), pitch: 0, runs: 1 };
@@ -171,29 +170,39 @@ impl<'a> Weight<'a> {
     #[inline(always)]
     unsafe fn quads<S: Simd>(&self, s: S, j: usize, k: Range<usize>, width: usize, out: *mut f32) {
         let (slice, len, length) = (const { tile::slice::<S>() }, k.len(), words::length::<1>(self.k()));
-        // SAFETY: the caller's promise.
+        // Blocks of scales are 128 rows by 128 columns.
+        // SAFETY: there is one for each.
+        let scale = |at: usize| self.scales.map_or(1.0, |f| unsafe { *f.at::<f32>(j / 128, (k.start + at) / 128) });
+        // SAFETY: the caller's promise; the range lies in one block of quads.
         unsafe {
             let panel = self.element::<[i8; 4]>(j * length);
-            for at in (0..len).step_by(4) {
-                let (of, quad) = ((length / 4, width), (k.start + at) / 4);
-                // Blocks of scales are 128 rows by 128 columns.
-                let scale = self.scales.map_or(1.0, |f| *f.at::<f32>(j / 128, (k.start + at) / 128));
-                for column in (0..width).step_by(S::LANES).take_while(|_| width == PANEL) {
-                    let from = panel.add(tile::packed::<S>(of, quad, column));
-                    let (bytes, to) = (s.bits(s.load(from.cast())), out.add(tile::column::<S>(len, column)));
-                    macro_rules! each {
-                        ($($i:literal $left:literal;)*) => {$(
-                            if at + $i < len {
-                                let x = s.float(s.sar::<24>(s.shl::<$left>(bytes)));
-                                s.store(to.add((at + $i) * slice), s.mul(x, s.splat(scale)));
-                            }
-                        )*};
+            let first = |column| panel.add(tile::packed::<S>((length / 4, width), k.start / 4, column));
+            for column in (0..width).step_by(slice).take_while(|_| width == PANEL) {
+                let (from, to) = (first(column), out.add(tile::column::<S>(len, column)));
+                let mut at = 0;
+                while at < len {
+                    let (from, to, scale) = (from.add(at / 4 * slice), to.add(at * slice), s.splat(scale(at)));
+                    let mut v = 0;
+                    while v < slice {
+                        let bytes = s.bits(s.load(from.add(v).cast()));
+                        macro_rules! each {
+                            ($($i:literal $left:literal;)*) => {$(
+                                if at + $i < len {
+                                    let x = s.float(s.sar::<24>(s.shl::<$left>(bytes)));
+                                    s.store(to.add($i * slice + v), s.mul(x, scale));
+                                }
+                            )*};
+                        }
+                        each!(0 24; 1 16; 2 8; 3 0;);
+                        v += S::LANES;
                     }
-                    each!(0 24; 1 16; 2 8; 3 0;);
+                    at += 4;
                 }
-                for i in (0..width).take_while(|_| width < PANEL) {
-                    let (bytes, to) = (*panel.add(tile::packed::<S>(of, quad, i)), out.add(tile::column::<S>(len, i)));
-                    (0..4.min(len - at)).for_each(|b| *to.add((at + b) * slice) = bytes[b] as f32 * scale);
+            }
+            for i in (0..width).take_while(|_| width < PANEL) {
+                let (from, to) = (first(i), out.add(tile::column::<S>(len, i)));
+                for at in 0..len {
+                    *to.add(at * slice) = (*from.add(at / 4 * width))[at % 4] as f32 * scale(at);
                 }
             }
         }
