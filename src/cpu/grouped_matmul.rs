@@ -36,7 +36,7 @@ fn kernel(device: &Arc<Device>, op: &GroupedMatmul, way: Way) -> Result<Plans> {
     let (rows, groups, n, k) = op.dims();
     let new = |way, m: usize| Product::new(device.isa, device.info.threads, way, (m, n, k), op.up.is_some());
     let (by_rows, limit) = match way {
-        Way::Int8 => (Way::Int8Rows, most_rows(op.w.dtype())),
+        Way::Int8 => (Way::Int8Rows, most_rows(device.isa, op.w.dtype())),
         _ => (Way::Rows, ROWS),
     };
     let (many, few) = (new(way, rows), new(by_rows, limit.min(rows)));

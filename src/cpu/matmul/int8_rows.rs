@@ -36,11 +36,18 @@ use super::{
     tile::BLOCK,
     weight::Weight,
 };
-use crate::{cpu::simd::Simd, dtype::DType};
+use crate::{
+    cpu::simd::{Isa, Simd, dots},
+    dtype::DType,
+};
 
-/// The most rows of x for which this is the fastest way.
-pub(crate) fn most_rows(dtype: DType) -> usize {
-    if dtype == DType::Q8_0 { 5 } else { 8 }
+/// The most rows of x for which this is the fastest way: fewer where panels need no rounding and 32 registers hold the sums of many rows.
+pub(crate) fn most_rows(isa: Isa, dtype: DType) -> usize {
+    #[inline(always)]
+    fn registers<S: Simd>(_: S) -> usize {
+        S::REGISTERS
+    }
+    if dtype == DType::Q8_0 && dots!(isa, s => registers(s)) == 32 { 5 } else { 8 }
 }
 
 /// Bytes of the weight between what is multiplied and what is asked for: into the second cache, into the first.
@@ -208,7 +215,7 @@ unsafe fn add<S: Simd, F: Format, const M: usize>(
         let mut factors = [scales; 4];
         let mut v = 0;
         while v < 4 {
-            factors[v] = s.permute(scales, s.bits(s.load(F::GROUPS[v].as_ptr().cast())));
+            factors[v] = s.permute(scales, &F::GROUPS[v]);
             v += 1;
         }
         let mut i = 0;

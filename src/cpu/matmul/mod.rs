@@ -6,7 +6,7 @@
 //! ```
 //!
 //! Nine kernels: `panel` reads weights packed in panels, for any number of rows; `plain` makes panels from any weight; [`words`] has both for
-//! bytes by bytes with sums in i32, and for bf16 by bf16; `rows` is for few rows, dot by dot; [`int8`] and [`int8_rows`] are for quantized weights and i8 under
+//! bytes by bytes with sums in i32, and for bf16 by bf16; `rows` is for few rows, dot by dot; [`int8`], [`int8_runs`] and [`int8_rows`] are for quantized weights and i8 under
 //! `Numerics::Fast`.
 //!
 //! Traffic: the weight comes once from memory for every chunk of rows of x ([`product`]), and what the next panel needs is asked for while
@@ -26,6 +26,7 @@ mod epilogue;
 mod format;
 mod int8;
 mod int8_rows;
+mod int8_runs;
 mod product;
 mod rows;
 mod tile;
@@ -82,7 +83,7 @@ pub(super) fn plan(device: &Arc<Device>, op: &Matmul) -> Result<Plans> {
     }
     plans.extend(kernel(device, op, Way::Plain)?);
     if op.numerics == Numerics::Fast && device.isa.dots() && all(rounds) && !has_block_scales(op) {
-        let few = m <= most_rows(op.w.dtype()) && op.determinism <= Way::Int8Rows.determinism();
+        let few = m <= most_rows(device.isa, op.w.dtype()) && op.determinism <= Way::Int8Rows.determinism();
         // Rounding a panel takes as long as multiplying it with some ten rows.
         let at = if m > 5 { 0 } else { plans.len() };
         plans.splice(at..at, kernel(device, op, Way::Int8)?);

@@ -66,7 +66,7 @@ const PANEL_BYTES: usize = size_of::<words::Panel>();
 const CONVERT: usize = 3;
 /// Strips that go through a panel together, as many columns at a time as a strip takes: the columns are read from memory once, and again from the
 /// first cache. (Zen 3, f32 from memory, by 4096 squared: 8 rows 6.0 ms, strip after strip 10.7; 32 rows 16 and 20. All strips together in place of
-/// eight at most: no difference in f32, 512 rows of bytes some 15 % slower. Not timed with NEON, which takes 16 columns at a time too.)
+/// eight at most: no difference in f32, 512 rows of bytes slower. Not timed with NEON, which takes 16 columns at a time too.)
 const FEW: usize = 8;
 
 impl Product {

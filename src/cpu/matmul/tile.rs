@@ -7,8 +7,8 @@
 //!
 //! Words are four bytes, or two bf16, one after the other in k. A slice has the columns that three to six rows are multiplied with at a time: 64 with 32
 //! vectors of 16 lanes, 16 with 32 of 4 or 16 of 8. It is read from end to end: with lines 256 bytes apart, the others of them brought along by the processor, a Zen 3
-//! did 58 to 73 GFLOP/s in the loop alone where it does 75 to 92 (of 95; the more the quieter its neighbours): 18 strips by 16 panels. The whole of
-//! 1024 cubed there: 30 and 26 ms.
+//! did 70 to 74 GFLOP/s in the loop alone where it does 90 to 92 (of 97, neighbours quiet): 18 strips by 16 panels. Whole products gain less, medians of three
+//! quiet runs: 1024 cubed 27.6 and 26.4 ms, 8 rows by 4096 squared 6.7 and 5.8, 32 rows 15 and 14.
 //!
 //! Sums stay in registers over a block: 6 x 64 with 32 vectors of 16 lanes, 6 x 16 with 32 of 4; with 16 of 8 6 x 16, 2 x 32 and 1 x 64. Every element is the sum
 //! over p = 0, 1, 2, .. of one block by fused multiply-adds, plus what came from the blocks before: the same order

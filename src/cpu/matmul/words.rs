@@ -13,8 +13,8 @@
 //! start 24 products, of which a Zen 3 takes two a cycle. 1024 cubed there, one thread, ONNX Runtime's time / ours 0.81 to 0.87, in the same turns x widened
 //! in the loop 0.64 to 0.70 (66 instructions); on another day seven bits and the eighth apart 0.49; by intrinsics, which the compiler reorders
 //! until twelve sums fill more than the registers, x widened ahead gained nothing. A panel of 16 bits would save 6 more for twice the memory: the loop
-//! alone 4 % faster, which widening it takes back. One row from memory there, by 4096 squared: 2.1 ms; all columns of a panel at once, its slices
-//! four streams, 1.5 to 1.6 (the loop alone 1.2 to 1.3; four parts of k in turns, eight, four panels at once: no faster; rows as stored 1.7 to 2.5).
+//! alone 4 % faster, which widening it takes back. One row from memory there, by 4096 squared: 1.7 ms; all columns of a panel at once, its slices
+//! four streams, 1.3 to 1.5 (the loop alone 1.2 to 1.3; four parts of k in turns, eight, four panels at once: no faster; rows as stored 1.7 to 2.5).
 //!
 //! A step of bf16 is a dot product of pairs (`vdpbf16ps`), twice the work of a step in f32 from half the memory: used where the processor does more of
 //! them ([`Isa::detect`]). Not measured on such a processor.

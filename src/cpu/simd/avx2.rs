@@ -4,7 +4,7 @@
 
 use std::arch::{asm, x86_64::*};
 
-use super::{HALVES_RUN, Simd, Wide};
+use super::{HALVES_RUN, RUN_PITCH, Simd, WIDEST, Wide};
 
 /// Proof that the processor has the instructions: made by `detect` alone.
 #[derive(Debug, Clone, Copy)]
@@ -29,6 +29,7 @@ impl<const VNNI: bool> Simd for Avx2<VNNI> {
     const LANES: usize = 8;
     const DOTS: bool = true;
     const SIGNED: bool = !VNNI;
+    const RUNS: bool = !VNNI;
     const HALVES: bool = !VNNI;
     type F = __m256;
     type I = __m256i;
@@ -167,6 +168,54 @@ impl<const VNNI: bool> Simd for Avx2<VNNI> {
         }
     }
 
+    #[inline(always)]
+    unsafe fn add_run<const M: usize, const V: usize, const STEPS: usize>(
+        self,
+        acc: &mut [[__m256i; V]; M],
+        (a, pitch): (*const u8, usize),
+        b: *const u8,
+        factors: *const i32,
+    ) {
+        // SAFETY: `self` proves that the processor has the instructions; the caller answers for the pointers.
+        unsafe {
+            let mut q = 0;
+            while q < 4 {
+                let mut short = [[_mm256_setzero_si256(); V]; M];
+                let mut step = 0;
+                while step < STEPS {
+                    let mut u = [_mm256_setzero_si256(); V];
+                    let mut v = 0;
+                    while v < V {
+                        u[v] = _mm256_loadu_si256(b.add(q * RUN_PITCH + 32 * v).cast());
+                        v += 1;
+                    }
+                    let mut i = 0;
+                    while i < M {
+                        let x = _mm256_set1_epi32(a.add(i * pitch + 4 * q).cast::<i32>().read_unaligned());
+                        let mut v = 0;
+                        while v < V {
+                            short[i][v] = _mm256_add_epi16(short[i][v], _mm256_maddubs_epi16(u[v], x));
+                            v += 1;
+                        }
+                        i += 1;
+                    }
+                    step += 1;
+                    q += 1;
+                }
+                let mut v = 0;
+                while v < V {
+                    let factor = _mm256_loadu_si256(factors.add(8 * v).cast());
+                    let mut i = 0;
+                    while i < M {
+                        acc[i][v] = _mm256_add_epi32(acc[i][v], _mm256_madd_epi16(short[i][v], factor));
+                        i += 1;
+                    }
+                    v += 1;
+                }
+            }
+        }
+    }
+
     // |a| is at most 128, and b with its sign at most 127: a pair of products is at most 2 * 128 * 127 < 2^15.
     #[inline(always)]
     fn dot_signed(self, c: __m256i, a: __m256i, b: __m256i) -> __m256i {
@@ -228,7 +277,8 @@ impl<const VNNI: bool> Simd for Avx2<VNNI> {
             // Each 128-bit lane has four bytes of each vector.
             _mm256_permutevar8x32_epi32(v, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7))
         };
-        permute(a: __m256, index: __m256i) -> __m256 = _mm256_permutevar8x32_ps(a, index);
+        permute(a: __m256, index: &[i32; WIDEST]) -> __m256 =
+            _mm256_permutevar8x32_ps(a, _mm256_loadu_si256(index.as_ptr().cast()));
         multiply_add_16(n: __m256i, a: __m256i, b: __m256i) -> __m256i = _mm256_add_epi16(_mm256_mullo_epi16(n, a), b);
         min_u8(a: __m256i, b: __m256i) -> __m256i = _mm256_min_epu8(a, b);
         max_u8(a: __m256i, b: __m256i) -> __m256i = _mm256_max_epu8(a, b);

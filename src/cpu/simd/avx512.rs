@@ -4,7 +4,7 @@
 
 use std::arch::x86_64::*;
 
-use super::{Simd, dot_bf16};
+use super::{Simd, WIDEST, dot_bf16};
 
 /// Proof that the processor has the instructions: made by `detect` alone.
 #[derive(Debug, Clone, Copy)]
@@ -236,7 +236,8 @@ impl<const BF16: bool> Simd for Avx512<BF16> {
         xor(a: __m512i, b: __m512i) -> __m512i = _mm512_xor_si512(a, b);
         lt(a: __m512, b: __m512) -> __mmask16 = _mm512_cmp_ps_mask::<_CMP_LT_OQ>(a, b);
         eq(a: __m512, b: __m512) -> __mmask16 = _mm512_cmp_ps_mask::<_CMP_EQ_OQ>(a, b);
-        permute(a: __m512, index: __m512i) -> __m512 = _mm512_permutexvar_ps(index, a);
+        permute(a: __m512, index: &[i32; WIDEST]) -> __m512 =
+            _mm512_permutexvar_ps(_mm512_loadu_si512(index.as_ptr().cast()), a);
         select(mask: __mmask16, yes: __m512, no: __m512) -> __m512 = _mm512_mask_blend_ps(mask, no, yes);
         sum(a: __m512) -> f32 = {
             let eight = _mm256_add_ps(_mm512_castps512_ps256(a), _mm512_extractf32x8_ps::<1>(a));

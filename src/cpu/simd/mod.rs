@@ -50,6 +50,7 @@ mod avx512;
 #[cfg(target_arch = "x86_64")]
 mod dot;
 mod element;
+mod isa;
 pub(crate) mod math;
 #[cfg(target_arch = "aarch64")]
 mod neon;
@@ -64,6 +65,7 @@ pub(crate) use {avx2::Avx2, avx512::Avx512, dot::DotBf16};
 pub(crate) use neon::{DOTPROD, I8MM, Neon, PLAIN};
 
 pub(crate) use element::{Element, element};
+pub(crate) use isa::Isa;
 pub(crate) use scalar::Scalar;
 use wide::Wide;
 
@@ -71,6 +73,8 @@ use wide::Wide;
 pub(crate) const WIDEST: usize = 16;
 /// Bytes of a run of [`Simd::add_halves`].
 pub(crate) const HALVES_RUN: usize = 64;
+/// Bytes from four elements of k to the next in [`Simd::add_run`].
+pub(crate) const RUN_PITCH: usize = 128;
 
 /// Vectors of f32 with the integers and masks that go with them. Every operation is lane by lane unless it says otherwise.
 pub(crate) trait Simd: Copy + std::fmt::Debug + Send + Sync + 'static {
@@ -82,6 +86,8 @@ pub(crate) trait Simd: Copy + std::fmt::Debug + Send + Sync + 'static {
     const DOTS: bool = false;
     /// True where `dot_signed` takes less than `dot`.
     const SIGNED: bool = false;
+    /// True where `add_run` takes less than both.
+    const RUNS: bool = false;
     /// True where products of bytes are made of products of 16 bits, to which they are best widened once: `add_halves`.
     const HALVES: bool = false;
     /// True where products of bf16 have instructions of their own.
@@ -273,7 +279,36 @@ pub(crate) trait Simd: Copy + std::fmt::Debug + Send + Sync + 'static {
             }
         }
     }
-    /// As `dot`, where no byte of `u` is above 127, and none of `i` is -128.
+    /// Adds to M by V vectors of sums a run of 16 elements of k: a factor for each lane times the dot product of its 16 unsigned bytes, four of each
+    /// [`RUN_PITCH`] bytes, with 16 signed ones of each of M rows of x. STEPS times the largest products of a pair of bytes fit 16 bits, as factors do.
+    ///
+    /// # Safety
+    /// `a` holds 16 bytes of each row, `pitch` apart; `b` four times V vectors; `factors` V vectors of twice 16 bits.
+    #[inline(always)]
+    unsafe fn add_run<const M: usize, const V: usize, const STEPS: usize>(
+        self,
+        acc: &mut [[Self::I; V]; M],
+        (a, pitch): (*const u8, usize),
+        b: *const u8,
+        factors: *const i32,
+    ) {
+        for (i, sums) in acc.iter_mut().enumerate() {
+            for (v, sum) in sums.iter_mut().enumerate() {
+                let mut dot = self.splat_i(0);
+                // SAFETY: the caller's promise.
+                unsafe {
+                    for q in 0..4 {
+                        let u = self.bits(self.load(b.add(q * RUN_PITCH).cast::<f32>().add(v * Self::LANES)));
+                        let x = a.add(i * pitch).cast::<i32>().add(q).read_unaligned();
+                        dot = self.dot(dot, u, self.splat_i(x));
+                    }
+                    let factor = self.bits(self.load(factors.cast::<f32>().add(v * Self::LANES)));
+                    *sum = self.add_i(*sum, self.mul_i(dot, self.sar::<16>(factor)));
+                }
+            }
+        }
+    }
+    /// As `dot`, where no byte of `u` is above 128, and none of `i` is -128.
     #[inline(always)]
     fn dot_small(self, c: Self::I, u: Self::I, i: Self::I) -> Self::I {
         self.dot(c, u, i)
@@ -362,13 +397,14 @@ pub(crate) trait Simd: Copy + std::fmt::Debug + Send + Sync + 'static {
     fn lt(self, a: Self::F, b: Self::F) -> Self::M;
     /// `a == b`; no where either is NaN.
     fn eq(self, a: Self::F, b: Self::F) -> Self::M;
-    /// Lane `index` of `a`, for each lane.
+    /// Lane `index[i]` of `a` for lane i; best where the indices are constants.
     #[inline(always)]
-    fn permute(self, a: Self::F, index: Self::I) -> Self::F {
+    fn permute(self, a: Self::F, index: &[i32; WIDEST]) -> Self::F {
         let mut lanes = [0f32; WIDEST];
-        // SAFETY: the buffer holds the widest vector, and an index is at most its last lane.
+        // SAFETY: the buffers hold the widest vector, and an index is at most its last lane.
         unsafe {
             self.store(lanes.as_mut_ptr(), a);
+            let index = self.bits(self.load(index.as_ptr().cast()));
             self.gather(lanes.as_ptr(), self.and(index, self.splat_i(Self::LANES as i32 - 1)))
         }
     }
@@ -483,112 +519,6 @@ macro_rules! pairs {
     };
 }
 pub(crate) use pairs;
-
-/// The instruction set in use: what was detected, or less.
-#[derive(Debug, Clone, Copy)]
-pub(crate) enum Isa {
-    /// Whatever the compiler was told to build for.
-    Scalar(Scalar),
-    /// AVX2, FMA, F16C.
-    #[cfg(target_arch = "x86_64")]
-    Avx2(Avx2<false>),
-    /// AVX2 and what AVX-VNNI adds to it.
-    #[cfg(target_arch = "x86_64")]
-    AvxVnni(Avx2<false>, Avx2<true>),
-    /// AVX-512 F, BW, DQ, VL, VNNI.
-    #[cfg(target_arch = "x86_64")]
-    Avx512(Avx512<false>),
-    /// AVX-512 and AVX512_BF16.
-    #[cfg(target_arch = "x86_64")]
-    Avx512Bf16(Avx512<false>, Avx512<true>),
-    /// NEON.
-    #[cfg(target_arch = "aarch64")]
-    Neon(Neon<PLAIN>),
-    /// NEON with `sdot`.
-    #[cfg(target_arch = "aarch64")]
-    NeonDotprod(Neon<PLAIN>, Neon<DOTPROD>),
-    /// NEON with `usdot`.
-    #[cfg(target_arch = "aarch64")]
-    NeonI8mm(Neon<PLAIN>, Neon<I8MM>),
-}
-
-impl Isa {
-    /// Every set this processor has, best first (`avx512bf16` may lose to `avx512`: [`Isa::detect`]).
-    pub(crate) fn available() -> Vec<Isa> {
-        let mut all = Vec::new();
-        #[cfg(target_arch = "x86_64")]
-        {
-            all.extend(Avx512::detect().zip(Avx512::detect()).map(|(s, pairs)| Isa::Avx512Bf16(s, pairs)));
-            all.extend(Avx512::detect().map(Isa::Avx512));
-            all.extend(Avx2::detect().zip(Avx2::detect()).map(|(s, dots)| Isa::AvxVnni(s, dots)));
-            all.extend(Avx2::detect().map(Isa::Avx2));
-        }
-        #[cfg(target_arch = "aarch64")]
-        {
-            all.extend(Neon::detect().zip(Neon::detect()).map(|(s, dots)| Isa::NeonI8mm(s, dots)));
-            all.extend(Neon::detect().zip(Neon::detect()).map(|(s, dots)| Isa::NeonDotprod(s, dots)));
-            all.extend(Neon::detect().map(Isa::Neon));
-        }
-        all.push(Isa::Scalar(Scalar));
-        all
-    }
-
-    /// The best set, or the one that the environment variable `TESELA_ISA` names, where the processor has it.
-    pub(crate) fn detect() -> Isa {
-        let all = Isa::available();
-        let wanted = std::env::var("TESELA_ISA").unwrap_or_default();
-        let best = || all.iter().find(|i| !i.pairs() || super::peaks::pairs_are_faster());
-        all.iter().find(|i| i.name() == wanted).or_else(best).copied().unwrap_or(Isa::Scalar(Scalar))
-    }
-
-    /// True where products of bytes are faster than those of f32.
-    pub(crate) fn dots(self) -> bool {
-        #[inline(always)]
-        fn dots<S: Simd>(_: S) -> bool {
-            S::DOTS
-        }
-        dots!(self, s => dots(s))
-    }
-
-    /// True where products of bf16 have instructions of their own.
-    pub(crate) fn pairs(self) -> bool {
-        #[inline(always)]
-        fn pairs<S: Simd>(_: S) -> bool {
-            S::PAIRS
-        }
-        pairs!(self, s => pairs(s))
-    }
-
-    /// Words that four bytes of x take in a strip.
-    pub(crate) fn words(self) -> usize {
-        #[inline(always)]
-        fn words<S: Simd>(_: S) -> usize {
-            1 + usize::from(S::HALVES)
-        }
-        dots!(self, s => words(s))
-    }
-
-    /// `scalar`, `avx2`, `avxvnni`, `avx512`, `avx512bf16`, `neon`, `neon-dotprod`, `neon-i8mm`: the last part of kernels' names.
-    pub(crate) fn name(self) -> &'static str {
-        match self {
-            Isa::Scalar(_) => "scalar",
-            #[cfg(target_arch = "x86_64")]
-            Isa::Avx2(_) => "avx2",
-            #[cfg(target_arch = "x86_64")]
-            Isa::AvxVnni(..) => "avxvnni",
-            #[cfg(target_arch = "x86_64")]
-            Isa::Avx512(_) => "avx512",
-            #[cfg(target_arch = "x86_64")]
-            Isa::Avx512Bf16(..) => "avx512bf16",
-            #[cfg(target_arch = "aarch64")]
-            Isa::Neon(_) => "neon",
-            #[cfg(target_arch = "aarch64")]
-            Isa::NeonDotprod(..) => "neon-dotprod",
-            #[cfg(target_arch = "aarch64")]
-            Isa::NeonI8mm(..) => "neon-i8mm",
-        }
-    }
-}
 
 #[cfg(test)]
 mod tests;

@@ -6,7 +6,7 @@
 
 use std::arch::{aarch64::*, asm};
 
-use super::{Simd, Wide};
+use super::{Simd, WIDEST, Wide};
 
 /// Bytes are widened before they are multiplied.
 pub(crate) const PLAIN: u8 = 0;
@@ -209,9 +209,10 @@ impl<const LEVEL: u8> Simd for Neon<LEVEL> {
         xor(a: int32x4_t, b: int32x4_t) -> int32x4_t = veorq_s32(a, b);
         lt(a: float32x4_t, b: float32x4_t) -> uint32x4_t = vcltq_f32(a, b);
         eq(a: float32x4_t, b: float32x4_t) -> uint32x4_t = vceqq_f32(a, b);
-        permute(a: float32x4_t, index: int32x4_t) -> float32x4_t = {
+        permute(a: float32x4_t, index: &[i32; WIDEST]) -> float32x4_t = {
             // Byte b of lane n comes from byte 4 * index + b.
-            let first = vmulq_s32(vandq_s32(index, vdupq_n_s32(3)), vdupq_n_s32(0x0404_0404));
+            let index = vandq_s32(vld1q_s32(index.as_ptr()), vdupq_n_s32(3));
+            let first = vmulq_s32(index, vdupq_n_s32(0x0404_0404));
             let bytes = vaddq_s32(first, vdupq_n_s32(0x0302_0100));
             vreinterpretq_f32_u8(vqtbl1q_u8(vreinterpretq_u8_f32(a), vreinterpretq_u8_s32(bytes)))
         };

@@ -79,7 +79,49 @@ fn halves<S: Simd, const M: usize, const V: usize>(s: S, name: &str) {
     }
 }
 
-/// Of the widest bytes there are: u up to 127 where they are small, i from -127 on.
+/// Of 1 to 3 rows by two vectors, with the largest bytes and factors that a run may have.
+#[test]
+fn runs_are_added() {
+    for isa in Isa::available() {
+        simd!(isa, s => {
+            runs::<_, 1, 4>(s, isa.name());
+            runs::<_, 2, 4>(s, isa.name());
+            runs::<_, 3, 4>(s, isa.name());
+            runs::<_, 1, 2>(s, isa.name());
+            runs::<_, 2, 2>(s, isa.name());
+            runs::<_, 3, 2>(s, isa.name());
+        });
+    }
+}
+
+#[inline(always)]
+fn runs<S: Simd, const M: usize, const STEPS: usize>(s: S, name: &str) {
+    const PITCH: usize = 20;
+    let largest = 128 / STEPS;
+    for extreme in [None, Some(-127), Some(127)] {
+        let u: [u8; 4 * RUN_PITCH] =
+            std::array::from_fn(|i| extreme.map_or((i * 59) % (largest + 1), |_| largest) as u8);
+        let x: [i8; 3 * PITCH] = std::array::from_fn(|i| extreme.unwrap_or((i * 91 + 5) as u8 as i8).max(-127));
+        let factor = |lane: usize| extreme.map_or(lane as i32 * 201 - 3100, |_| 512 * STEPS as i32 - 1) as i16 as i32;
+        let factors: [i32; 2 * WIDEST] = std::array::from_fn(|lane| factor(lane) & 0xffff | factor(lane) << 16);
+        let mut acc = [[s.splat_i(7); 2]; M];
+        // SAFETY: there are three rows of 16 bytes, four times two of the widest vectors, and as many factors.
+        unsafe { s.add_run::<M, 2, STEPS>(&mut acc, (x.as_ptr().cast(), PITCH), u.as_ptr(), factors.as_ptr()) };
+        for (i, v) in (0..M).flat_map(|i| (0..2).map(move |v| (i, v))) {
+            let mut sums = [0i32; WIDEST];
+            // SAFETY: no vector is longer.
+            unsafe { s.store(sums.as_mut_ptr().cast(), s.of_bits(acc[i][v])) };
+            for (lane, &sum) in sums.iter().enumerate().take(S::LANES) {
+                let lane = v * S::LANES + lane;
+                let product = |p: usize| u[p / 4 * RUN_PITCH + lane * 4 + p % 4] as i32 * x[i * PITCH + p] as i32;
+                let want = 7 + factor(lane) * (0..16).map(product).sum::<i32>();
+                assert_eq!(sum, want, "{name} {M} {STEPS} {i} {lane} {extreme:?}");
+            }
+        }
+    }
+}
+
+/// Of the widest bytes there are: u up to 128 where they are small, i from -127 on.
 #[test]
 fn small_and_signed_bytes_are_multiplied_by_fours() {
     let draw = |i: u32, by: u32| (i * by % 256) as u8;
@@ -93,7 +135,7 @@ fn small_and_signed_bytes_are_multiplied_by_fours() {
             dots!(isa, s => unsafe { add_other_dots(s.wide(), &u, &i, &mut sums) });
             for (lane, (small, signed)) in sums[0].into_iter().zip(sums[1]).enumerate() {
                 let sum = |f: fn(u8) -> i32| (4 * lane..4 * lane + 4).map(|p| f(u[p]) * i[p] as i32).sum::<i32>();
-                assert_eq!(small, 7 + sum(|u| (u & 127) as i32), "{}", isa.name());
+                assert_eq!(small, 7 + sum(|u| u.min(128) as i32), "{}", isa.name());
                 assert_eq!(signed, 7 + sum(|u| u as i8 as i32), "{}", isa.name());
             }
         }
@@ -106,7 +148,7 @@ unsafe fn add_other_dots<S: Simd>(s: S, u: &[u8; 64], i: &[i8; 64], sums: &mut [
     unsafe {
         let (u, i) = (s.bits(s.load(u.as_ptr().cast())), s.bits(s.load(i.as_ptr().cast())));
         let c = s.bits(s.load(sums[0].as_ptr().cast()));
-        let small = s.and(u, s.splat_i(0x7f7f_7f7f));
+        let small = s.min_u8(u, s.splat_i(0x8080_8080u32 as i32));
         s.store(sums[0].as_mut_ptr().cast(), s.of_bits(s.dot_small(c, small, i)));
         s.store(sums[1].as_mut_ptr().cast(), s.of_bits(s.dot_signed(c, u, i)));
     }
@@ -161,7 +203,7 @@ fn wide<S: Simd>(s: S, name: &str) {
     unsafe {
         let v = s.load(numbers.as_ptr());
         assert_eq!((s.sum(v), s.max_lane(v)), (numbers.iter().sum(), 11.0), "{name}");
-        s.store(to.as_mut_ptr(), s.permute(v, s.bits(s.load(index.as_ptr().cast()))));
+        s.store(to.as_mut_ptr(), s.permute(v, &index));
         let mut all = [s.splat_i(0); 4];
         for (i, v) in all.iter_mut().enumerate() {
             *v = s.bits(s.load(words.as_ptr().add(16 * i).cast()));

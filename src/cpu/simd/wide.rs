@@ -1,6 +1,6 @@
 //! Vectors of 64 bytes from several shorter ones, for algorithms whose data is laid out in such vectors whatever the processor.
 
-use super::Simd;
+use super::{Simd, WIDEST};
 
 /// N vectors of a set, in order.
 #[derive(Debug, Clone, Copy)]
@@ -59,6 +59,7 @@ impl<S: Simd, const N: usize> Simd for Wide<S, N> {
     const REGISTERS: usize = S::REGISTERS;
     const DOTS: bool = S::DOTS;
     const SIGNED: bool = S::SIGNED;
+    const RUNS: bool = S::RUNS;
     type F = [S::F; N];
     type I = [S::I; N];
     type M = [S::M; N];
@@ -211,21 +212,33 @@ impl<S: Simd, const N: usize> Simd for Wide<S, N> {
     fn sar<const B: u32>(self, a: Self::I) -> Self::I {
         each!(self.0.splat_i(0), i => self.0.sar::<B>(a[i]))
     }
-    /// Two parts are chosen from; more are looked up in memory.
+    /// What comes from one part is taken from there; two parts are chosen from, more looked up in memory.
     #[inline(always)]
-    fn permute(self, a: Self::F, index: Self::I) -> Self::F {
-        if N == 2 {
-            let last = self.0.splat(S::LANES as f32 - 0.5);
-            return each!(self.0.zero(), i => {
-                let low = self.0.lt(self.0.float(index[i]), last);
-                self.0.select(low, self.0.permute(a[0], index[i]), self.0.permute(a[1], index[i]))
-            });
-        }
-        // SAFETY: an index is at most the last lane.
-        unsafe {
-            let index = self.and(index, self.splat_i(Self::LANES as i32 - 1));
-            self.gather((&raw const a).cast(), index)
-        }
+    fn permute(self, a: Self::F, index: &[i32; WIDEST]) -> Self::F {
+        each!(self.0.zero(), i => {
+            let (mut lanes, mut parts, mut l) = ([0; WIDEST], [0; WIDEST], 0);
+            let mut one = true;
+            while l < S::LANES {
+                let from = index[i * S::LANES + l] as usize % Self::LANES;
+                (lanes[l], parts[l]) = ((from % S::LANES) as i32, (from / S::LANES) as i32);
+                one &= parts[l] == parts[0];
+                l += 1;
+            }
+            if one {
+                self.0.permute(a[parts[0] as usize], &lanes)
+            } else if N == 2 {
+                // SAFETY: as many as the widest vector has.
+                let parts = self.0.float(self.0.bits(unsafe { self.0.load(parts.as_ptr().cast()) }));
+                let first = self.0.eq(parts, self.0.zero());
+                self.0.select(first, self.0.permute(a[0], &lanes), self.0.permute(a[1], &lanes))
+            } else {
+                // SAFETY: an index is at most the last lane.
+                unsafe {
+                    let at = self.0.bits(self.0.load(index.as_ptr().add(i * S::LANES).cast()));
+                    self.0.gather((&raw const a).cast(), self.0.and(at, self.0.splat_i(Self::LANES as i32 - 1)))
+                }
+            }
+        })
     }
     #[inline(always)]
     fn sum(self, mut a: Self::F) -> f32 {

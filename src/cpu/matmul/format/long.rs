@@ -2,7 +2,7 @@
 
 use super::{
     Format,
-    short::{BY_HALVES, halves, levels},
+    short::{BY_HALVES, I8, halves, levels},
 };
 use crate::{cpu::simd::Simd, dtype::DType, quant::iq4_nl_levels};
 
@@ -28,6 +28,7 @@ pub(in super::super) struct IQ4_XS;
 impl Format for IQ4_XS {
     const ORDER: [usize; 16] = BY_HALVES;
     const OFFSET: i32 = 128;
+    const STEPS: usize = 0;
 
     #[inline(always)]
     unsafe fn unpack<S: Simd>(s: S, _: DType, p: *const u8) -> ([S::I; 4], S::F, S::F) {
@@ -132,8 +133,7 @@ impl Format for Q4_K {
 
     #[inline(always)]
     fn mins<S: Simd>(s: S, _: S::F, offsets: S::F) -> S::F {
-        // SAFETY: 16 lanes.
-        s.permute(offsets, s.bits(unsafe { s.load(UPPER.as_ptr().cast()) }))
+        s.permute(offsets, &UPPER)
     }
 
     #[inline(always)]
@@ -160,7 +160,7 @@ unsafe fn k_scales<S: Simd>(s: S, p: *const u8) -> S::F {
         let high = |low: u32, g: u32| (low & 0x0f0f_0f0f | g >> 2 & 0x3030_3030) as u128;
         // One number, so that it goes to a vector without a detour through memory.
         let groups = (low(g0) | high(g2, g0) << 32 | low(g1) << 64 | high(g2 >> 4, g1) << 96).to_le();
-        let factors = s.permute(s.load_f16(p.cast()), s.bits(s.load(FACTORS.as_ptr().cast())));
+        let factors = s.permute(s.load_f16(p.cast()), &FACTORS);
         s.mul(s.float(s.load_u8((&raw const groups).cast())), factors)
     }
 }
@@ -213,6 +213,7 @@ impl Format for Q6_K {
     const ORDER: [usize; 16] = [0, 1, 8, 9, 2, 3, 10, 11, 4, 5, 12, 13, 6, 7, 14, 15];
     const GROUP: usize = 16;
     const OFFSET: i32 = 32;
+    const STEPS: usize = 2;
 
     #[inline(always)]
     unsafe fn unpack<S: Simd>(s: S, _: DType, p: *const u8) -> ([S::I; 4], S::F, S::F) {
@@ -228,6 +229,23 @@ impl Format for Q6_K {
                 s.or(s.and(s.shr::<4>(b), four), s.and(s.shr::<2>(high), two)),
             ];
             let scales = s.mul(s.float(s.load_i8(p.add(192).cast())), half(s, p.add(208)));
+            (u, scales, scales)
+        }
+    }
+}
+
+#[allow(non_camel_case_types, reason = "the format's own name")]
+pub(in super::super) struct Q8_K;
+impl Format for Q8_K {
+    const OFFSET: i32 = 128;
+    const STEPS: usize = 0;
+
+    #[inline(always)]
+    unsafe fn unpack<S: Simd>(s: S, dtype: DType, p: *const u8) -> ([S::I; 4], S::F, S::F) {
+        // SAFETY: d, 256 bytes and more.
+        unsafe {
+            let (u, ..) = I8::unpack(s, dtype, p.add(4));
+            let scales = s.splat(f32::from_le_bytes(p.cast::<[u8; 4]>().read()));
             (u, scales, scales)
         }
     }

@@ -18,7 +18,7 @@ use crate::{
 /// `format!(dtype, F => expression)`: the expression for the dtype's [`Format`].
 macro_rules! format {
     ($dtype:expr, $F:ident => $body:expr) => {
-        format!(@ $dtype, $F, $body; I8 Q1_0 Q4_0 Q4_1 Q5_0 Q5_1 Q8_0 Q8_1 Q2_K Q3_K Q4_K Q5_K Q6_K IQ4_NL IQ4_XS MXFP4 TQ2_0)
+        format!(@ $dtype, $F, $body; I8 Q1_0 Q4_0 Q4_1 Q5_0 Q5_1 Q8_0 Q8_1 Q2_K Q3_K Q4_K Q5_K Q6_K Q8_K IQ4_NL IQ4_XS MXFP4 TQ2_0)
     };
     (@ $dtype:expr, $F:ident, $body:expr; $($name:ident)*) => {
         match $dtype {
@@ -39,7 +39,7 @@ mod long;
 mod short;
 
 pub(super) use self::{
-    long::{IQ4_XS, Q2_K, Q3_K, Q4_K, Q5_K, Q6_K, TQ2_0},
+    long::{IQ4_XS, Q2_K, Q3_K, Q4_K, Q5_K, Q6_K, Q8_K, TQ2_0},
     short::{I8, IQ4_NL, MXFP4, Q1_0, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q8_1},
 };
 
@@ -55,6 +55,9 @@ pub(super) trait Format {
     const MINS: bool = Self::OFFSET == 0;
     /// Lane of the offsets that belongs to the first group.
     const FIRST: usize = 0;
+    /// How many products of a pair of bytes with one of x fit 16 bits together: 254 times the largest byte times STEPS is below 2^15. 0 where bytes have more than
+    /// 6 bits.
+    const STEPS: usize = 4;
     /// Of each vector's lanes, the lane of the scales that belongs to them.
     const GROUPS: [[i32; 16]; 4] = groups(Self::ORDER, Self::GROUP);
 
@@ -83,12 +86,13 @@ const fn groups(order: [usize; 16], group: usize) -> [[i32; 16]; 4] {
     all
 }
 
-/// Every format, through the form that all kernels read.
+/// Every format whose levels are from -64 to 63, through the form that all kernels read.
 pub(super) struct Any;
 impl Format for Any {
     const GROUP: usize = 16;
-    const OFFSET: i32 = 128;
+    const OFFSET: i32 = 64;
     const MINS: bool = true;
+    const STEPS: usize = 0;
 
     #[inline(always)]
     unsafe fn unpack<S: Simd>(s: S, dtype: DType, p: *const u8) -> ([S::I; 4], S::F, S::F) {
@@ -99,12 +103,14 @@ impl Format for Any {
             let mut u = [s.splat_i(0); 4];
             let mut v = 0;
             while v < 4 {
-                u[v] = s.shift_bytes(s.bits(s.load(levels.q.as_ptr().add(64 * v).cast())));
+                // Plus 128 less 64, of which no byte borrows.
+                let q = s.shift_bytes(s.bits(s.load(levels.q.as_ptr().add(64 * v).cast())));
+                u[v] = s.sub_i(q, s.splat_i(0x4040_4040));
                 v += 1;
             }
             let scales = s.load(levels.scale.as_ptr());
-            // The sums are -128 times those of x.
-            (u, scales, s.fma(s.load(levels.min.as_ptr()), s.splat(1.0 / 128.0), scales))
+            // The sums are -64 times those of x.
+            (u, scales, s.fma(s.load(levels.min.as_ptr()), s.splat(1.0 / 64.0), scales))
         }
     }
 }

@@ -95,6 +95,7 @@ unsafe fn fives<S: Simd>(s: S, p: *const u8, step: usize) -> [S::I; 4] {
 pub(in super::super) struct I8;
 impl Format for I8 {
     const OFFSET: i32 = 128;
+    const STEPS: usize = 0;
 
     #[inline(always)]
     unsafe fn unpack<S: Simd>(s: S, _: DType, p: *const u8) -> ([S::I; 4], S::F, S::F) {
@@ -133,6 +134,7 @@ impl Format for Q1_0 {
 pub(in super::super) struct Q8_0;
 impl Format for Q8_0 {
     const OFFSET: i32 = 128;
+    const STEPS: usize = 0;
 
     #[inline(always)]
     unsafe fn unpack<S: Simd>(s: S, _: DType, p: *const u8) -> ([S::I; 4], S::F, S::F) {
@@ -147,6 +149,7 @@ impl Format for Q8_0 {
 pub(in super::super) struct Q8_1;
 impl Format for Q8_1 {
     const OFFSET: i32 = 128;
+    const STEPS: usize = 0;
 
     #[inline(always)]
     unsafe fn unpack<S: Simd>(s: S, _: DType, p: *const u8) -> ([S::I; 4], S::F, S::F) {
@@ -217,6 +220,7 @@ pub(in super::super) struct IQ4_NL;
 impl Format for IQ4_NL {
     const ORDER: [usize; 16] = BY_HALVES;
     const OFFSET: i32 = 128;
+    const STEPS: usize = 0;
 
     #[inline(always)]
     unsafe fn unpack<S: Simd>(s: S, _: DType, p: *const u8) -> ([S::I; 4], S::F, S::F) {
