@@ -1,7 +1,7 @@
 //! The formats with blocks of 256 elements.
 
 use super::{
-    Format,
+    Format, Integers,
     short::{BY_HALVES, I8, halves, levels},
 };
 use crate::{cpu::simd::Simd, dtype::DType, quant::iq4_nl_levels};
@@ -11,6 +11,38 @@ use crate::{cpu::simd::Simd, dtype::DType, quant::iq4_nl_levels};
 unsafe fn half<S: Simd>(s: S, p: *const u8) -> S::F {
     // SAFETY: the caller has two bytes.
     s.splat(s.f16_to_f32(u16::from_le_bytes(unsafe { p.cast::<[u8; 2]>().read() })))
+}
+
+/// N words of each of 16 rows, from byte `at` on.
+#[inline(always)]
+unsafe fn words<S: Simd, const N: usize>(s: S, rows: &[*const u8; 16], at: usize) -> [S::I; N] {
+    let mut words = [[0u32; 16]; N];
+    let mut all = [s.splat_i(0); N];
+    // SAFETY: the caller has the bytes of each row, and 16 lanes.
+    unsafe {
+        for (i, row) in rows.iter().enumerate() {
+            for (w, words) in words.iter_mut().enumerate() {
+                words[i] = u32::from_le(row.add(at + 4 * w).cast::<u32>().read_unaligned());
+            }
+        }
+        for (to, words) in all.iter_mut().zip(&words) {
+            *to = s.bits(s.load(words.as_ptr().cast()));
+        }
+    }
+    all
+}
+
+/// The scale at byte `at` of each of 16 rows.
+#[inline(always)]
+unsafe fn each_half<S: Simd>(s: S, rows: &[*const u8; 16], at: usize) -> S::F {
+    let mut bits = [0u16; 16];
+    // SAFETY: the caller has the bytes of each row, and 16 lanes.
+    unsafe {
+        for (bits, row) in bits.iter_mut().zip(rows) {
+            *bits = u16::from_le(row.add(at).cast::<u16>().read_unaligned());
+        }
+        s.load_f16(bits.as_ptr())
+    }
 }
 
 /// Four vectors from two bits for each element, which [`BY_PAIRS`] says the order of.
@@ -72,6 +104,25 @@ impl Format for Q2_K {
     const ORDER: [usize; 16] = BY_PAIRS;
     const GROUP: usize = 16;
     const OFFSET: i32 = 0;
+
+    #[inline(always)]
+    unsafe fn integers<S: Simd>(s: S, rows: &[*const u8; 16]) -> Option<Integers<S>> {
+        // SAFETY: 16 bytes of groups, 64 of pairs, d, dmin.
+        let (codes, scale, min) =
+            unsafe { (words::<S, 4>(s, rows, 0), each_half(s, rows, 80), each_half(s, rows, 82)) };
+        let (four, mut scales, mut mins, mut w) = (s.splat_i(15), [s.splat_i(0); 16], [s.splat_i(0); 16], 0);
+        while w < 4 {
+            macro_rules! bytes {
+                ($($i:literal $low:literal $high:literal;)*) => {$(
+                    scales[4 * w + $i] = s.and(s.shr::<$low>(codes[w]), four);
+                    mins[4 * w + $i] = s.and(s.shr::<$high>(codes[w]), four);
+                )*};
+            }
+            bytes!(0 0 4; 1 8 12; 2 16 20; 3 24 28;);
+            w += 1;
+        }
+        Some(Integers { scales, scale, mins, min })
+    }
 
     #[inline(always)]
     unsafe fn unpack<S: Simd>(s: S, _: DType, p: *const u8) -> ([S::I; 4], S::F, S::F) {
@@ -137,6 +188,12 @@ impl Format for Q4_K {
     }
 
     #[inline(always)]
+    unsafe fn integers<S: Simd>(s: S, rows: &[*const u8; 16]) -> Option<Integers<S>> {
+        // SAFETY: blocks begin with their scales.
+        Some(unsafe { k_integers(s, rows) })
+    }
+
+    #[inline(always)]
     unsafe fn unpack<S: Simd>(s: S, _: DType, p: *const u8) -> ([S::I; 4], S::F, S::F) {
         let four = s.splat_i(0x0f0f_0f0f);
         // SAFETY: d, dmin, 12 bytes of groups, 128 of nibbles.
@@ -147,6 +204,28 @@ impl Format for Q4_K {
             ([s.and(a, four), high[0], s.and(b, four), high[1]], scales, scales)
         }
     }
+}
+
+/// The same of 16 rows.
+#[inline(always)]
+unsafe fn k_integers<S: Simd>(s: S, rows: &[*const u8; 16]) -> Integers<S> {
+    // SAFETY: the caller has 16 blocks: d, dmin, 12 bytes of groups, and more.
+    let ([g0, g1, g2], scale, min) =
+        unsafe { (words::<S, 3>(s, rows, 4), each_half(s, rows, 0), each_half(s, rows, 2)) };
+    let (six, four, two) = (s.splat_i(0x3f), s.splat_i(15), s.splat_i(0x30));
+    let (mut scales, mut mins) = ([s.splat_i(0); 16], [s.splat_i(0); 16]);
+    macro_rules! groups {
+        ($($g:literal: $byte:literal $nibble:literal $pair:literal;)*) => {$(
+            scales[$g] = s.and(s.shr::<$byte>(g0), six);
+            mins[$g] = s.and(s.shr::<$byte>(g1), six);
+            let (low, high) = (s.shr::<$byte>(g2), s.shr::<$nibble>(g2));
+            scales[$g + 4] = s.or(s.and(low, four), s.and(s.shr::<$pair>(g0), two));
+            mins[$g + 4] = s.or(s.and(high, four), s.and(s.shr::<$pair>(g1), two));
+        )*};
+    }
+    // The upper two bits of a byte are bits 4 and 5 of the group four further on.
+    groups!(0: 0 4 2; 1: 8 12 10; 2: 16 20 18; 3: 24 28 26;);
+    Integers { scales, scale, mins, min }
 }
 
 /// Scales and offsets of the groups of Q4_K and Q5_K, from their first 16 bytes.
@@ -187,6 +266,12 @@ impl Format for Q5_K {
     }
 
     #[inline(always)]
+    unsafe fn integers<S: Simd>(s: S, rows: &[*const u8; 16]) -> Option<Integers<S>> {
+        // SAFETY: blocks begin with their scales.
+        Some(unsafe { k_integers(s, rows) })
+    }
+
+    #[inline(always)]
     unsafe fn unpack<S: Simd>(s: S, _: DType, p: *const u8) -> ([S::I; 4], S::F, S::F) {
         let (four, fifth) = (s.splat_i(0x0f0f_0f0f), s.splat_i(0x1010_1010));
         // SAFETY: 16 bytes of scales, 32 of fifth bits, 128 of nibbles.
@@ -214,6 +299,21 @@ impl Format for Q6_K {
     const GROUP: usize = 16;
     const OFFSET: i32 = 32;
     const STEPS: usize = 2;
+
+    #[inline(always)]
+    unsafe fn integers<S: Simd>(s: S, rows: &[*const u8; 16]) -> Option<Integers<S>> {
+        // SAFETY: 16 bytes of scales, d.
+        let (codes, scale) = unsafe { (words::<S, 4>(s, rows, 192), each_half(s, rows, 208)) };
+        let (mut scales, mut w) = ([s.splat_i(0); 16], 0);
+        while w < 4 {
+            scales[4 * w] = s.sar::<24>(s.shl::<24>(codes[w]));
+            scales[4 * w + 1] = s.sar::<24>(s.shl::<16>(codes[w]));
+            scales[4 * w + 2] = s.sar::<24>(s.shl::<8>(codes[w]));
+            scales[4 * w + 3] = s.sar::<24>(codes[w]);
+            w += 1;
+        }
+        Some(Integers { scales, scale, mins: [s.splat_i(0); 16], min: s.zero() })
+    }
 
     #[inline(always)]
     unsafe fn unpack<S: Simd>(s: S, _: DType, p: *const u8) -> ([S::I; 4], S::F, S::F) {

@@ -68,11 +68,28 @@ pub(super) trait Format {
     /// `p` is readable for 256 elements.
     unsafe fn unpack<S: Simd>(s: S, dtype: DType, p: *const u8) -> ([S::I; 4], S::F, S::F);
 
+    /// The groups' scales of 16 rows as the format has them, where they are whole numbers.
+    ///
+    /// # Safety
+    /// `rows` are readable for 256 elements.
+    #[inline(always)]
+    unsafe fn integers<S: Simd>(_: S, _rows: &[*const u8; 16]) -> Option<Integers<S>> {
+        None
+    }
+
     /// The groups' `min`, from what `unpack` gives, where they have one.
     #[inline(always)]
     fn mins<S: Simd>(s: S, scales: S::F, offsets: S::F) -> S::F {
         if Self::OFFSET == 0 { offsets } else { s.mul(s.sub(offsets, scales), s.splat(Self::OFFSET as f32)) }
     }
+}
+
+/// The groups' scales and mins of 16 rows: whole numbers, and what they are multiplied with.
+pub(super) struct Integers<S: Simd> {
+    pub(super) scales: [S::I; 16],
+    pub(super) scale: S::F,
+    pub(super) mins: [S::I; 16],
+    pub(super) min: S::F,
 }
 
 /// Lanes of the scales, see [`Format::GROUPS`].
