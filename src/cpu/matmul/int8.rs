@@ -85,7 +85,7 @@ impl Bytes {
 
     /// The largest of them.
     const fn largest(self) -> i32 {
-        if matches!(self, Bytes::Small) { 64 } else { 127 }
+        if matches!(self, Bytes::Small) { 63 } else { 127 }
     }
 }
 

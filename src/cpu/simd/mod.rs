@@ -308,7 +308,7 @@ pub(crate) trait Simd: Copy + std::fmt::Debug + Send + Sync + 'static {
             }
         }
     }
-    /// As `dot`, where no byte of `u` is above 128, and none of `i` is -128.
+    /// As `dot`, where no byte of `u` is above 127, and none of `i` is -128.
     #[inline(always)]
     fn dot_small(self, c: Self::I, u: Self::I, i: Self::I) -> Self::I {
         self.dot(c, u, i)
