@@ -4,6 +4,9 @@
 //!
 //! RMS norm with weight, 512 rows of 4096 f32, AVX-512, in turns with plain stores, best of many: one thread 0.70 to 0.62 ms, two 0.41 to
 //! 0.31, which is 27 and 53 GB/s where a copy reached 28 and 51.
+//!
+//! What one pass saves (`cargo bench --bench ops -- fusions`), Zen 3, one run of 20 samples, 512 rows of 4096: a residual added first 1.49 to
+//! 1.00 ms, the result as q8_0 1.57 to 1.18.
 
 use std::sync::Arc;
 

@@ -20,6 +20,9 @@
 //! Tried and lost: finishing row by row, each found anew in the output: its division alone took 5 % of 1024 cubed; sums kept in scratch
 //! memory and copied to an output that needs nothing else: 9 % of 256 cubed.
 //!
+//! A gated pair in one pass in place of two products and an elementwise operation, Zen 3, bf16: one row by twice 8192 x 2048 3.59 to 3.22 ms, 512 rows by twice
+//! 2048 x 1024 30.7 to 29.9.
+//!
 //! All ways but those by rows add up in one order whatever the shape ([`tile`]): batch-invariant.
 
 mod epilogue;
