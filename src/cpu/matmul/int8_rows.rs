@@ -20,8 +20,9 @@
 //! With shorter vectors a block is several registers, one thread, 4096 x 4096 in the caches, ms for 1 and 4 rows; in brackets AVX2 through f32: AVX2 q4_k
 //! 1.13, 2.5 (3.9, 6.4), q8_0 0.90, 2.6 (3.8, 5.7), q6_k 1.14, 2.5; AVX-VNNI q4_k 1.07, 2.3, q8_0 0.80, 1.9, q6_k 1.03, 2.3.
 //!
-//! Zen 3: scales are moved to the lanes of each vector by one instruction where all come from one register (`permute`): 1 x 4096 by 4096 squared in q4_k, quiet
-//! moments, 1.0 to 0.71 ms (reading takes 0.5). Tried: four rows as streams that the processor follows itself, as in [`rows`](super::rows): 1.1 to 1.9 ms.
+//! Zen 3: scales are moved to the lanes of each vector by one instruction where all come from one register (`permute`): 1 x 4096 by 4096 squared in
+//! q4_k, by turns, 1.01 to 0.83 ms (reading takes 0.5). Tried: four rows as streams that the processor follows itself, as in [`rows`](super::rows): 1.1
+//! to 1.9 ms.
 //!
 //! 1 row by 1024 x 2048, 100 weights in turn, one thread, us; in brackets through the form of `cpu/unpack.rs`, as most formats went before: q4_k 142,
 //! q5_0 228, q5_1 254 (461), q4_1 167 (343), q2_k 91 (244), q3_k 147 (542), iq4_nl 153 (277), iq4_xs 163 (363), mxfp4 153 (277), tq2_0 93 (222), i8
@@ -80,24 +81,37 @@ pub(super) unsafe fn block<S: Simd>(s: S, dtype: DType, x: *const f32, to: *mut 
 
 #[inline(always)]
 unsafe fn block_of<S: Simd, F: Format>(s: S, x: *const f32, to: *mut Block) {
-    let mut q = [0i8; BLOCK];
     // SAFETY: both blocks hold 256 elements.
+    unsafe {
+        let (scale, sums) = ordered::<S, F>(s, x, (&raw mut (*to).q).cast());
+        (*to).scale = scale;
+        (*to).sums = [0.0; 16];
+        for (g, sum) in sums.iter().enumerate().take(BLOCK / F::GROUP) {
+            (*to).sums[(F::FIRST + g) & 15] = -(F::OFFSET.max(1) * sum) as f32;
+        }
+    }
+}
+
+/// Rounds 256 elements of x, puts runs of 16 in the format's order, and gives their scale and the sums of groups.
+///
+/// # Safety
+/// `x` holds BLOCK elements; there is room for as many.
+#[inline(always)]
+pub(super) unsafe fn ordered<S: Simd, F: Format>(s: S, x: *const f32, to: *mut [i8; 16]) -> (f32, [i32; 16]) {
+    let (mut q, mut sums) = ([0i8; BLOCK], [0; 16]);
+    // SAFETY: each of 16 runs has a place.
     unsafe {
         let (factor, inverse) = scale(s, x, BLOCK);
         round(s, x, inverse, q.as_mut_ptr(), BLOCK);
-        (*to).scale = factor;
-        (*to).sums = [0.0; 16];
-        let runs = q.as_chunks::<16>().0;
         for (i, run) in F::ORDER.iter().enumerate() {
-            (&raw mut (*to).q).cast::<[i8; 16]>().add(i).write(runs[*run & 15]);
+            to.add(i).write(q.as_chunks::<16>().0[*run & 15]);
         }
-        for (g, values) in q.chunks_exact(F::GROUP).enumerate() {
-            let mut sum = 0;
+        for (sum, values) in sums.iter_mut().zip(q.chunks_exact(F::GROUP)) {
             for &v in values {
-                sum += v as i32;
+                *sum += v as i32;
             }
-            (*to).sums[(F::FIRST + g) & 15] = -(F::OFFSET.max(1) * sum) as f32;
         }
+        (factor, sums)
     }
 }
 
@@ -267,7 +281,7 @@ mod tests {
         {
             let k = 2 * BLOCK + dtype.block().0;
             let x = normal(m * 3 * BLOCK, &mut rng);
-            let (mut bytes, decoded) = weight(dtype, n * k, &mut rng);
+            let (mut bytes, decoded) = weight(dtype, n * k, false, &mut rng);
             let spec = Spec::new(dtype, &[n, k]).unwrap();
             let w = Weight { tensor: Tensor::new(bytes.as_mut_ptr(), &spec), offset: 0, packed: None, scales: None };
             let mut blocks: Vec<Block> = Vec::with_capacity(m * 3);

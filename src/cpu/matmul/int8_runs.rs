@@ -6,23 +6,24 @@
 //! Panel:     | u: u8 [64][32 columns][4 of k] | factors: i16 [16 runs][32][the same twice] | offsets: f32 [16 groups][32] | scale: f32 [32] |
 //! ```
 //!
-//! `sum x w = x.scale (w.scale * (sum over runs of factor * sum x.q u) - sum over groups of offset * x.sums)`. Where a format's scales are whole
-//! numbers times one of the block ([`Format::integers`]), those are the factors; else they are 2047ths (of 6 bits 1023rds) of the largest of the block, which
-//! adds less than 1e-6 to the squared error.
+//! `sum x w = x.scale (w.scale * (sum over runs of factor * sum x.q u) - sum over groups of offset * x.sums)`. Where a format's scales are whole numbers
+//! times one of the block ([`Format::integers`]), those are the factors; else they are 2047ths (of 6 bits 1023rds, of 7 511ths) of the largest of the
+//! block, which adds less than 1e-6 to the squared error.
 //!
 //! A run of 16 by 8 columns is 4 products of bytes, 3 additions, a product with the factor and an addition: 18 instructions for 256 products of numbers
-//! of up to 5 bits, 20 of 6. With a common scale for 256 elements there are 34, with signs, or 24 of 7 bits; numbers of 7 bits with factors take 24, and
-//! sums of more rows than the registers hold with them: IQ4_XS was slower so.
+//! of up to 5 bits, 20 of 6, 24 of 7, where signed bytes of 8 bits with a common scale take 34. Normalized squared error of any format, x in 8 bits
+//! included, normal weights or heavy tails: 4e-5 to 7e-5.
 //!
-//! Zen 3, one thread, 4096 x 4096, quiet moments in turns with a common scale, ms: 512 rows by q4_k 145 and 101, q4_0 145 and 100, q6_k 148 and 109 (the int8 peak,
-//! of products that need no factors, would take 90 to 112); 32 rows by q4_k 10.8 and 7.0, q6_k 12.2 and 7.5; 8 rows 3.4 and 2.8. Whole
-//! numbers as factors: 8 rows by q4_k 3.2 to 2.8, 32 rows 7.5 to 7.0.
+//! Zen 3, one thread, 4096 x 4096, the least of several runs by turns with a common scale, ms: 512 rows by q4_k 152 and 100, q4_0 144 and 100, q6_k 147 and
+//! 109 (the int8 peak, of products that need no factors, would take 90 to 112); 32 rows by q4_k 10.8 and 7.0, q6_k 8.5 and 7.5; 8 rows by q4_k 3.4 and 2.8,
+//! of which whole numbers as factors save 0.4. Other tenants had a share of the machine: single runs vary by a quarter.
 
 use std::mem::MaybeUninit;
 
 use super::{
     format::{Format, format},
-    int8::{PANEL, Panel, Row, Tile, round, scale},
+    int8::{PANEL, Panel, Row, Tile, finish},
+    int8_rows::ordered,
     tile::BLOCK,
 };
 use crate::{cpu::simd::Simd, dtype::DType};
@@ -43,22 +44,11 @@ const fn largest_factor(steps: usize) -> i32 {
 /// As for [`int8::row`](super::int8::row).
 #[inline(always)]
 pub(super) unsafe fn row<S: Simd, F: Format>(s: S, x: *const f32, to: *mut Row) {
-    let mut q = [0i8; BLOCK];
     // SAFETY: both hold a block.
     unsafe {
-        let (factor, inverse) = scale(s, x, BLOCK);
-        round(s, x, inverse, q.as_mut_ptr(), BLOCK);
-        (*to).scale = factor;
-        for (i, run) in F::ORDER.iter().enumerate() {
-            (&raw mut (*to).q).cast::<[i8; 16]>().add(i).write(q.as_chunks::<16>().0[*run & 15]);
-        }
-        for (g, values) in q.chunks_exact(F::GROUP).enumerate() {
-            let mut sum = 0;
-            for &v in values {
-                sum += v as i32;
-            }
-            (*to).sums[g & 15] = sum as f32;
-        }
+        let (scale, sums) = ordered::<S, F>(s, x, (&raw mut (*to).q).cast());
+        (*to).scale = scale;
+        (*to).sums = sums.map(|sum| sum as f32);
     }
 }
 
@@ -91,7 +81,7 @@ pub(super) unsafe fn columns_of<S: Simd, F: Format>(
             if integers.is_none() {
                 s.store(factors.add(i * 16), scale);
                 if F::MINS {
-                    s.store(factors.add(256 + i * 16), F::mins(s, scale, offset));
+                    s.store(factors.add(256 + i * 16), F::mins(s, offset));
                 }
             }
         }
@@ -177,14 +167,13 @@ pub(super) unsafe fn columns<S: Simd, const M: usize, const STEPS: usize>(s: S, 
             let scale = [s.load(from), s.load(from.add(S::LANES))];
             let mut i = 0;
             while i < M {
-                let x = s.splat((*t.a.add(i)).scale);
+                let mut sums = offsets[i];
                 let mut v = 0;
                 while v < 2 {
-                    let c = t.c.add(i * t.pitch + j + v * S::LANES);
-                    let sum = s.mul(s.sub(s.mul(s.float(acc[i][v]), scale[v]), offsets[i][v]), x);
-                    s.store(c, if t.first { sum } else { s.add(s.load(c), sum) });
+                    sums[v] = s.sub(s.mul(s.float(acc[i][v]), scale[v]), offsets[i][v]);
                     v += 1;
                 }
+                finish(s, t, (i, j), sums);
                 i += 1;
             }
         }

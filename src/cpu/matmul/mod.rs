@@ -6,8 +6,8 @@
 //! ```
 //!
 //! Nine kernels: `panel` reads weights packed in panels, for any number of rows; `plain` makes panels from any weight; [`words`] has both for
-//! bytes by bytes with sums in i32, and for bf16 by bf16; `rows` is for few rows, dot by dot; [`int8`], [`int8_runs`] and [`int8_rows`] are for quantized weights and i8 under
-//! `Numerics::Fast`.
+//! bytes by bytes with sums in i32, and for bf16 by bf16; `rows` is for few rows, dot by dot; [`int8`] (with AVX2 [`int8_runs`]) and [`int8_rows`] are
+//! for quantized weights and i8 under `Numerics::Fast`.
 //!
 //! Traffic: the weight comes once from memory for every chunk of rows of x ([`product`]), and what the next panel needs is asked for while
 //! this one is multiplied ([`tile`]); x comes from the second cache; what is complete is finished strip by strip, so that its stores overlap the

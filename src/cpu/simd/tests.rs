@@ -79,7 +79,7 @@ fn halves<S: Simd, const M: usize, const V: usize>(s: S, name: &str) {
     }
 }
 
-/// Of 1 to 3 rows by two vectors, with the largest bytes and factors that a run may have.
+/// Of 1 to 3 rows by two vectors, 16 runs of the largest bytes and factors that there may be.
 #[test]
 fn runs_are_added() {
     for isa in Isa::available() {
@@ -90,6 +90,8 @@ fn runs_are_added() {
             runs::<_, 1, 2>(s, isa.name());
             runs::<_, 2, 2>(s, isa.name());
             runs::<_, 3, 2>(s, isa.name());
+            runs::<_, 1, 1>(s, isa.name());
+            runs::<_, 3, 1>(s, isa.name());
         });
     }
 }
@@ -106,7 +108,9 @@ fn runs<S: Simd, const M: usize, const STEPS: usize>(s: S, name: &str) {
         let factors: [i32; 2 * WIDEST] = std::array::from_fn(|lane| factor(lane) & 0xffff | factor(lane) << 16);
         let mut acc = [[s.splat_i(7); 2]; M];
         // SAFETY: there are three rows of 16 bytes, four times two of the widest vectors, and as many factors.
-        unsafe { s.add_run::<M, 2, STEPS>(&mut acc, (x.as_ptr().cast(), PITCH), u.as_ptr(), factors.as_ptr()) };
+        (0..16).for_each(|_| unsafe {
+            s.add_run::<M, 2, STEPS>(&mut acc, (x.as_ptr().cast(), PITCH), u.as_ptr(), factors.as_ptr())
+        });
         for (i, v) in (0..M).flat_map(|i| (0..2).map(move |v| (i, v))) {
             let mut sums = [0i32; WIDEST];
             // SAFETY: no vector is longer.
@@ -114,7 +118,7 @@ fn runs<S: Simd, const M: usize, const STEPS: usize>(s: S, name: &str) {
             for (lane, &sum) in sums.iter().enumerate().take(S::LANES) {
                 let lane = v * S::LANES + lane;
                 let product = |p: usize| u[p / 4 * RUN_PITCH + lane * 4 + p % 4] as i32 * x[i * PITCH + p] as i32;
-                let want = 7 + factor(lane) * (0..16).map(product).sum::<i32>();
+                let want = 7 + 16 * factor(lane) * (0..16).map(product).sum::<i32>();
                 assert_eq!(sum, want, "{name} {M} {STEPS} {i} {lane} {extreme:?}");
             }
         }

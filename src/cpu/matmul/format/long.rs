@@ -183,7 +183,7 @@ impl Format for Q4_K {
     const FIRST: usize = 8;
 
     #[inline(always)]
-    fn mins<S: Simd>(s: S, _: S::F, offsets: S::F) -> S::F {
+    fn mins<S: Simd>(s: S, offsets: S::F) -> S::F {
         s.permute(offsets, &UPPER)
     }
 
@@ -206,7 +206,7 @@ impl Format for Q4_K {
     }
 }
 
-/// The same of 16 rows.
+/// The groups of 16 rows of Q4_K or Q5_K.
 #[inline(always)]
 unsafe fn k_integers<S: Simd>(s: S, rows: &[*const u8; 16]) -> Integers<S> {
     // SAFETY: the caller has 16 blocks: d, dmin, 12 bytes of groups, and more.
@@ -261,8 +261,8 @@ impl Format for Q5_K {
     const FIRST: usize = 8;
 
     #[inline(always)]
-    fn mins<S: Simd>(s: S, scales: S::F, offsets: S::F) -> S::F {
-        Q4_K::mins(s, scales, offsets)
+    fn mins<S: Simd>(s: S, offsets: S::F) -> S::F {
+        Q4_K::mins(s, offsets)
     }
 
     #[inline(always)]

@@ -8,17 +8,15 @@
 use std::slice;
 
 use crate::{
-    cpu::{
-        simd::Simd,
-        unpack::{Levels, unpack},
-    },
+    cpu::{simd::Simd, unpack},
     dtype::DType,
 };
 
 /// `format!(dtype, F => expression)`: the expression for the dtype's [`Format`].
 macro_rules! format {
     ($dtype:expr, $F:ident => $body:expr) => {
-        format!(@ $dtype, $F, $body; I8 Q1_0 Q4_0 Q4_1 Q5_0 Q5_1 Q8_0 Q8_1 Q2_K Q3_K Q4_K Q5_K Q6_K Q8_K IQ4_NL IQ4_XS MXFP4 TQ2_0)
+        format!(@ $dtype, $F, $body; I8 Q1_0 Q4_0 Q4_1 Q5_0 Q5_1 Q8_0 Q8_1 Q2_K Q3_K Q4_K Q5_K Q6_K Q8_K
+            IQ4_NL IQ4_XS MXFP4 TQ2_0)
     };
     (@ $dtype:expr, $F:ident, $body:expr; $($name:ident)*) => {
         match $dtype {
@@ -26,8 +24,17 @@ macro_rules! format {
                 type $F = $crate::cpu::matmul::format::$name;
                 $body
             })*
+            // The largest level of an IQ1 is 9, of IQ3_S 15, of TQ1_0 1, of NVFP4 12; of IQ2 43, of IQ3_XXS 62.
+            $crate::dtype::DType::IQ1_S
+            | $crate::dtype::DType::IQ1_M
+            | $crate::dtype::DType::IQ3_S
+            | $crate::dtype::DType::TQ1_0
+            | $crate::dtype::DType::NVFP4 => {
+                type $F = $crate::cpu::matmul::format::Levels<16>;
+                $body
+            }
             _ => {
-                type $F = $crate::cpu::matmul::format::Any;
+                type $F = $crate::cpu::matmul::format::Levels<64>;
                 $body
             }
         }
@@ -55,8 +62,8 @@ pub(super) trait Format {
     const MINS: bool = Self::OFFSET == 0;
     /// Lane of the offsets that belongs to the first group.
     const FIRST: usize = 0;
-    /// How many products of a pair of bytes with one of x fit 16 bits together: 254 times the largest byte times STEPS is below 2^15. 0 where bytes have more than
-    /// 6 bits.
+    /// How many products of a pair of bytes with one of x fit 16 bits together: 254 times the largest byte times STEPS is below 2^15. 0 where
+    /// bytes have 8 bits.
     const STEPS: usize = 4;
     /// Of each vector's lanes, the lane of the scales that belongs to them.
     const GROUPS: [[i32; 16]; 4] = groups(Self::ORDER, Self::GROUP);
@@ -79,8 +86,8 @@ pub(super) trait Format {
 
     /// The groups' `min`, from what `unpack` gives, where they have one.
     #[inline(always)]
-    fn mins<S: Simd>(s: S, scales: S::F, offsets: S::F) -> S::F {
-        if Self::OFFSET == 0 { offsets } else { s.mul(s.sub(offsets, scales), s.splat(Self::OFFSET as f32)) }
+    fn mins<S: Simd>(_: S, offsets: S::F) -> S::F {
+        offsets
     }
 }
 
@@ -103,31 +110,29 @@ const fn groups(order: [usize; 16], group: usize) -> [[i32; 16]; 4] {
     all
 }
 
-/// Every format whose levels are from -64 to 63, through the form that all kernels read.
-pub(super) struct Any;
-impl Format for Any {
+/// A format whose levels are from -OFFSET to OFFSET, through the form that all kernels read; without mins.
+pub(super) struct Levels<const OFFSET: i32>;
+impl<const OFFSET: i32> Format for Levels<OFFSET> {
     const GROUP: usize = 16;
-    const OFFSET: i32 = 64;
-    const MINS: bool = true;
-    const STEPS: usize = 0;
+    const OFFSET: i32 = OFFSET;
+    const STEPS: usize = if OFFSET == 16 { 4 } else { 1 };
 
     #[inline(always)]
     unsafe fn unpack<S: Simd>(s: S, dtype: DType, p: *const u8) -> ([S::I; 4], S::F, S::F) {
-        let mut levels = Levels::ZERO;
+        let mut levels = unpack::Levels::ZERO;
         // SAFETY: the caller has the blocks, which give 256 levels; vectors are of 64 bytes.
         unsafe {
-            unpack(s, dtype, slice::from_raw_parts(p, dtype.bytes(256).unwrap_or(0)), &mut levels);
+            unpack::unpack(s, dtype, slice::from_raw_parts(p, dtype.bytes(256).unwrap_or(0)), &mut levels);
             let mut u = [s.splat_i(0); 4];
             let mut v = 0;
             while v < 4 {
-                // Plus 128 less 64, of which no byte borrows.
+                // Plus 128, from which no byte borrows.
                 let q = s.shift_bytes(s.bits(s.load(levels.q.as_ptr().add(64 * v).cast())));
-                u[v] = s.sub_i(q, s.splat_i(0x4040_4040));
+                u[v] = s.sub_i(q, s.splat_i((128 - OFFSET) * 0x0101_0101));
                 v += 1;
             }
             let scales = s.load(levels.scale.as_ptr());
-            // The sums are -64 times those of x.
-            (u, scales, s.fma(s.load(levels.min.as_ptr()), s.splat(1.0 / 64.0), scales))
+            (u, scales, scales)
         }
     }
 }
@@ -141,15 +146,50 @@ pub(super) mod drawn {
         (0..count).map(|_| rng.normal() as f32).collect()
     }
 
-    /// A weight's bytes, and the numbers they stand for.
-    pub(in super::super) fn weight(dtype: DType, count: usize, rng: &mut Rng) -> (Vec<u8>, Vec<f32>) {
+    /// A weight's bytes, and the numbers they stand for: normal ones, or of heavy tails (Student's t with four degrees of freedom).
+    pub(in super::super) fn weight(dtype: DType, count: usize, heavy: bool, rng: &mut Rng) -> (Vec<u8>, Vec<f32>) {
         let (mut bytes, mut decoded) = (vec![0; dtype.bytes(count).unwrap()], vec![0f32; count]);
         let mut values = normal(count, rng);
+        for value in values.iter_mut().filter(|_| heavy) {
+            let squares: f64 = (0..4).map(|_| rng.normal().powi(2)).sum();
+            *value /= (squares / 4.0).sqrt() as f32;
+        }
         if dtype == DType::I8 {
             values.iter_mut().for_each(|v| *v *= 40.0);
         }
         quant::encode(dtype, &values, &mut bytes).unwrap();
         quant::decode(dtype, &bytes, &mut decoded).unwrap();
         (bytes, decoded)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Format;
+    use crate::{
+        cpu::{
+            simd::Scalar,
+            unpack::{Levels, unpack},
+        },
+        dtype::DType,
+        op::Rng,
+    };
+
+    /// Of bytes that anybody may have written.
+    #[test]
+    fn levels_are_as_small_as_they_are_said_to_be() {
+        let mut rng = Rng(5);
+        for &dtype in DType::ALL.iter().filter(|d| d.is_quantized()) {
+            let (offset, steps) = format!(dtype, F => (F::OFFSET, F::STEPS as i32));
+            for _ in 0..200 {
+                let bytes: Vec<u8> = (0..dtype.bytes(256).unwrap()).map(|_| rng.below(256) as u8).collect();
+                let mut levels = Levels::ZERO;
+                unpack(Scalar, dtype, &bytes, &mut levels);
+                for u in levels.q.map(|q| q as i32 + offset) {
+                    assert!(u >= 0 || offset == 0, "{dtype}: {u}");
+                    assert!(254 * u * steps < 1 << 15, "{dtype}: {u}");
+                }
+            }
+        }
     }
 }
