@@ -85,6 +85,10 @@ impl<const VNNI: bool> Simd for Avx2<VNNI> {
         };
         load_i8(p: *const i8) -> __m256i = _mm256_cvtepi8_epi32(_mm_loadl_epi64(p.cast()));
         load_u8(p: *const u8) -> __m256i = _mm256_cvtepu8_epi32(_mm_loadl_epi64(p.cast()));
+        store_i8(p: *mut i8, v: __m256i) = {
+            let low = _mm256_shuffle_epi8(v, _mm256_set1_epi32(0x0c08_0400));
+            _mm_storel_epi64(p.cast(), _mm_unpacklo_epi32(_mm256_castsi256_si128(low), _mm256_extracti128_si256::<1>(low)))
+        };
         gather(p: *const f32, index: __m256i) -> __m256 = _mm256_i32gather_ps::<4>(p, index);
     }
 
@@ -239,6 +243,20 @@ impl<const VNNI: bool> Simd for Avx2<VNNI> {
     fn prefetch_far(self, p: *const u8) {
         // SAFETY: as above.
         unsafe { _mm_prefetch::<_MM_HINT_T1>(p.cast()) }
+    }
+
+    #[inline(always)]
+    fn bytes_of_bits(self, bits: u64) -> __m256i {
+        // SAFETY: `self` proves that the processor has the instructions.
+        unsafe {
+            let eight = |n: u8| i64::from_le_bytes([n; 8]);
+            let bytes = _mm256_shuffle_epi8(
+                _mm256_set1_epi32(bits as i32),
+                _mm256_set_epi64x(eight(3), eight(2), eight(1), eight(0)),
+            );
+            let each = _mm256_set1_epi64x(0x8040_2010_0804_0201_u64 as i64);
+            _mm256_cmpeq_epi8(_mm256_and_si256(bytes, each), each)
+        }
     }
 
     #[inline(always)]

@@ -168,6 +168,18 @@ impl<const BF16: bool> Simd for Avx512<BF16> {
     }
 
     #[inline(always)]
+    unsafe fn gather_eights(self, p: *const u64, index: __m512i) -> [__m512i; 2] {
+        // SAFETY: `self` proves that the processor has the instructions; the caller answers for the indices.
+        unsafe {
+            let second = _mm512_extracti64x4_epi64::<1>(index);
+            [
+                _mm512_i32gather_epi64::<8>(_mm512_castsi512_si256(index), p.cast()),
+                _mm512_i32gather_epi64::<8>(second, p.cast()),
+            ]
+        }
+    }
+
+    #[inline(always)]
     fn look_up(self, table: &[i8; 16], index: __m512i) -> __m512i {
         // SAFETY: `self` proves that the processor has the instructions; the table is 16 bytes.
         unsafe { _mm512_shuffle_epi8(_mm512_broadcast_i32x4(_mm_loadu_si128(table.as_ptr().cast())), index) }
@@ -231,6 +243,7 @@ impl<const BF16: bool> Simd for Avx512<BF16> {
         multiply_add_16(n: __m512i, a: __m512i, b: __m512i) -> __m512i = _mm512_add_epi16(_mm512_mullo_epi16(n, a), b);
         min_u8(a: __m512i, b: __m512i) -> __m512i = _mm512_min_epu8(a, b);
         max_u8(a: __m512i, b: __m512i) -> __m512i = _mm512_max_epu8(a, b);
+        bytes_of_bits(bits: u64) -> __m512i = _mm512_movm_epi8(bits);
         and(a: __m512i, b: __m512i) -> __m512i = _mm512_and_si512(a, b);
         or(a: __m512i, b: __m512i) -> __m512i = _mm512_or_si512(a, b);
         xor(a: __m512i, b: __m512i) -> __m512i = _mm512_xor_si512(a, b);

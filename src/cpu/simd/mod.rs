@@ -191,6 +191,33 @@ pub(crate) trait Simd: Copy + std::fmt::Debug + Send + Sync + 'static {
     /// `p` is readable at each of the indices.
     unsafe fn gather(self, p: *const f32, index: Self::I) -> Self::F;
 
+    /// `p[index]` for each lane: the first half of the lanes, then the second.
+    /// # Safety
+    /// `p` is readable at each of the indices.
+    #[inline(always)]
+    unsafe fn gather_eights(self, p: *const u64, index: Self::I) -> [Self::I; 2] {
+        let (mut lanes, mut all) = ([0u32; WIDEST], [0u64; WIDEST]);
+        // SAFETY: the buffers hold the widest vector and twice that; the caller answers for the indices.
+        unsafe {
+            self.store(lanes.as_mut_ptr().cast(), self.of_bits(index));
+            let mut i = 0;
+            while i < Self::LANES {
+                all[i] = (*p.add(lanes[i] as usize)).to_le();
+                i += 1;
+            }
+            let all = all.as_ptr().cast::<f32>();
+            [self.bits(self.load(all)), self.bits(self.load(all.add(Self::LANES)))]
+        }
+    }
+    /// 255 in each byte whose bit is set, 0 in the others.
+    #[inline(always)]
+    fn bytes_of_bits(self, bits: u64) -> Self::I {
+        let mut bytes = [0u8; 4 * WIDEST];
+        bytes.iter_mut().enumerate().for_each(|(i, byte)| *byte = ((bits >> i & 1) as u8).wrapping_neg());
+        // SAFETY: the buffer holds the widest vector.
+        self.bits(unsafe { self.load(bytes.as_ptr().cast()) })
+    }
+
     /// Asks for a line of memory that is needed soon; any address will do.
     #[inline(always)]
     fn prefetch(self, _p: *const u8) {}

@@ -204,6 +204,11 @@ impl<const LEVEL: u8> Simd for Neon<LEVEL> {
             let [a, b, c, d] = from.map(|v| vmovn_s32(v));
             vreinterpretq_s32_s8(vcombine_s8(vmovn_s16(vcombine_s16(a, b)), vmovn_s16(vcombine_s16(c, d))))
         };
+        bytes_of_bits(bits: u64) -> int32x4_t = {
+            let bytes = vcombine_u8(vdup_n_u8(bits as u8), vdup_n_u8((bits >> 8) as u8));
+            let each = vreinterpretq_u8_u64(vdupq_n_u64(0x8040_2010_0804_0201));
+            vreinterpretq_s32_u8(vtstq_u8(bytes, each))
+        };
         and(a: int32x4_t, b: int32x4_t) -> int32x4_t = vandq_s32(a, b);
         or(a: int32x4_t, b: int32x4_t) -> int32x4_t = vorrq_s32(a, b);
         xor(a: int32x4_t, b: int32x4_t) -> int32x4_t = veorq_s32(a, b);

@@ -136,6 +136,21 @@ impl<S: Simd, const N: usize> Simd for Wide<S, N> {
         unsafe { each!(self.0.zero(), i => self.0.gather(p, index[i])) }
     }
     #[inline(always)]
+    unsafe fn gather_eights(self, p: *const u64, index: Self::I) -> [Self::I; 2] {
+        let (mut all, mut i) = ([self.splat_i(0); 2], 0);
+        while i < N {
+            // SAFETY: the caller's promise.
+            let [a, b] = unsafe { self.0.gather_eights(p, index[i]) };
+            (all[2 * i / N][2 * i % N], all[(2 * i + 1) / N][(2 * i + 1) % N]) = (a, b);
+            i += 1;
+        }
+        all
+    }
+    #[inline(always)]
+    fn bytes_of_bits(self, bits: u64) -> Self::I {
+        each!(self.0.splat_i(0), i => self.0.bytes_of_bits(bits >> (i * 4 * S::LANES)))
+    }
+    #[inline(always)]
     fn prefetch(self, p: *const u8) {
         self.0.prefetch(p)
     }

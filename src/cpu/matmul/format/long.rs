@@ -8,7 +8,7 @@ use crate::{cpu::simd::Simd, dtype::DType, quant::iq4_nl_levels};
 
 /// A scale in all lanes.
 #[inline(always)]
-unsafe fn half<S: Simd>(s: S, p: *const u8) -> S::F {
+pub(super) unsafe fn half<S: Simd>(s: S, p: *const u8) -> S::F {
     // SAFETY: the caller has two bytes.
     s.splat(s.f16_to_f32(u16::from_le_bytes(unsafe { p.cast::<[u8; 2]>().read() })))
 }
@@ -96,6 +96,59 @@ impl Format for TQ2_0 {
             (pairs(s, p), d, d)
         }
     }
+}
+
+pub(in super::super) struct TQ1_0;
+impl Format for TQ1_0 {
+    const OFFSET: i32 = 1;
+
+    #[inline(always)]
+    unsafe fn unpack<S: Simd>(s: S, _: DType, p: *const u8) -> ([S::I; 4], S::F, S::F) {
+        // Powers of three of four lanes each, the last one's of a lane each.
+        const POWERS: [[i32; 16]; 4] = [
+            powers([1, 1, 3, 3], [3; 4]),
+            powers([9, 9, 27, 27], [27; 4]),
+            powers([81, 81, 1, 3], [3; 4]),
+            powers([9, 27, 81, 0], [1, 3, 9, 27]),
+        ];
+        const LAST: [i32; 16] = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, -1, -1, -1, -1];
+        let mut u = [s.splat_i(0); 4];
+        // SAFETY: 48 bytes of five numbers, 4 of four, d.
+        unsafe {
+            let (first, next) = (s.load_runs::<32>(p, 0), s.load_runs::<16>(p.add(32), 0));
+            let last = s.splat_i(u32::from_le_bytes(p.add(48).cast::<[u8; 4]>().read()) as i32);
+            let chosen = s.bits(s.load(LAST.as_ptr().cast()));
+            let last = s.xor(next, s.and(s.xor(next, last), chosen));
+            let bytes = [first, first, halves_of(s, first, next), last];
+            let mut v = 0;
+            while v < 4 {
+                u[v] = thirds(s, bytes[v], s.bits(s.load(POWERS[v].as_ptr().cast())));
+                v += 1;
+            }
+            let d = half(s, p.add(52));
+            (u, d, d)
+        }
+    }
+}
+
+/// Lanes of twice 16 bits.
+const fn powers(fours: [i32; 4], last: [i32; 4]) -> [i32; 16] {
+    let (mut all, mut i) = ([0; 16], 0);
+    while i < 16 {
+        all[i] = 0x1_0001 * if i < 12 { fours[i / 4] } else { last[i % 4] };
+        i += 1;
+    }
+    all
+}
+
+/// A byte is a fraction of 256: multiplied by a power of three, what is left of it below a whole, times three, has a number as its whole part.
+#[inline(always)]
+fn thirds<S: Simd>(s: S, bytes: S::I, power: S::I) -> S::I {
+    let (zero, low) = (s.splat_i(0), s.splat_i(0x00ff_00ff));
+    let even = s.and(s.multiply_add_16(s.and(bytes, low), power, zero), low);
+    let odd = s.and(s.multiply_add_16(s.and(s.shr::<8>(bytes), low), power, zero), low);
+    let (even, odd) = (s.add_i(even, s.shl::<1>(even)), s.add_i(odd, s.shl::<1>(odd)));
+    s.or(s.and(s.shr::<8>(even), s.splat_i(0x0003_0003)), s.and(odd, s.splat_i(0x0300_0300)))
 }
 
 #[allow(non_camel_case_types, reason = "the format's own name")]

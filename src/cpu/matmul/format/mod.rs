@@ -5,18 +5,13 @@
 //! through the form of `cpu/unpack.rs`.
 //! Elements come in the order in which the format's bits yield them: ORDER.
 
-use std::slice;
-
-use crate::{
-    cpu::{simd::Simd, unpack},
-    dtype::DType,
-};
+use crate::{cpu::simd::Simd, dtype::DType};
 
 /// `format!(dtype, F => expression)`: the expression for the dtype's [`Format`].
 macro_rules! format {
     ($dtype:expr, $F:ident => $body:expr) => {
         format!(@ $dtype, $F, $body; I8 Q1_0 Q4_0 Q4_1 Q5_0 Q5_1 Q8_0 Q8_1 Q2_K Q3_K Q4_K Q5_K Q6_K Q8_K
-            IQ4_NL IQ4_XS MXFP4 TQ2_0)
+            IQ1_S IQ1_M IQ2_XXS IQ2_XS IQ2_S IQ3_XXS IQ3_S IQ4_NL IQ4_XS MXFP4 NVFP4 TQ1_0 TQ2_0)
     };
     (@ $dtype:expr, $F:ident, $body:expr; $($name:ident)*) => {
         match $dtype {
@@ -24,17 +19,8 @@ macro_rules! format {
                 type $F = $crate::cpu::matmul::format::$name;
                 $body
             })*
-            // The largest level of an IQ1 is 9, of IQ3_S 15, of TQ1_0 1, of NVFP4 12; of IQ2 43, of IQ3_XXS 62.
-            $crate::dtype::DType::IQ1_S
-            | $crate::dtype::DType::IQ1_M
-            | $crate::dtype::DType::IQ3_S
-            | $crate::dtype::DType::TQ1_0
-            | $crate::dtype::DType::NVFP4 => {
-                type $F = $crate::cpu::matmul::format::Levels<16>;
-                $body
-            }
             _ => {
-                type $F = $crate::cpu::matmul::format::Levels<64>;
+                type $F = $crate::cpu::matmul::format::I8;
                 $body
             }
         }
@@ -42,12 +28,14 @@ macro_rules! format {
 }
 pub(super) use format;
 
+mod grid;
 mod long;
 mod short;
 
 pub(super) use self::{
-    long::{IQ4_XS, Q2_K, Q3_K, Q4_K, Q5_K, Q6_K, Q8_K, TQ2_0},
-    short::{I8, IQ4_NL, MXFP4, Q1_0, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q8_1},
+    grid::{IQ1_M, IQ1_S, IQ2_S, IQ2_XS, IQ2_XXS, IQ3_S, IQ3_XXS},
+    long::{IQ4_XS, Q2_K, Q3_K, Q4_K, Q5_K, Q6_K, Q8_K, TQ1_0, TQ2_0},
+    short::{I8, IQ4_NL, MXFP4, NVFP4, Q1_0, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q8_1},
 };
 
 /// How 256 elements of a weight become bytes.
@@ -108,33 +96,6 @@ const fn groups(order: [usize; 16], group: usize) -> [[i32; 16]; 4] {
         lane += 1;
     }
     all
-}
-
-/// A format whose levels are from -OFFSET to OFFSET, through the form that all kernels read; without mins.
-pub(super) struct Levels<const OFFSET: i32>;
-impl<const OFFSET: i32> Format for Levels<OFFSET> {
-    const GROUP: usize = 16;
-    const OFFSET: i32 = OFFSET;
-    const STEPS: usize = if OFFSET == 16 { 4 } else { 1 };
-
-    #[inline(always)]
-    unsafe fn unpack<S: Simd>(s: S, dtype: DType, p: *const u8) -> ([S::I; 4], S::F, S::F) {
-        let mut levels = unpack::Levels::ZERO;
-        // SAFETY: the caller has the blocks, which give 256 levels; vectors are of 64 bytes.
-        unsafe {
-            unpack::unpack(s, dtype, slice::from_raw_parts(p, dtype.bytes(256).unwrap_or(0)), &mut levels);
-            let mut u = [s.splat_i(0); 4];
-            let mut v = 0;
-            while v < 4 {
-                // Plus 128, from which no byte borrows.
-                let q = s.shift_bytes(s.bits(s.load(levels.q.as_ptr().add(64 * v).cast())));
-                u[v] = s.sub_i(q, s.splat_i((128 - OFFSET) * 0x0101_0101));
-                v += 1;
-            }
-            let scales = s.load(levels.scale.as_ptr());
-            (u, scales, scales)
-        }
-    }
 }
 
 /// What the tests of the kernels for quantized weights are given.

@@ -4,7 +4,7 @@ use super::Format;
 use crate::{
     cpu::simd::Simd,
     dtype::DType,
-    quant::{iq4_nl_levels, mx_levels, mx_power},
+    quant::{iq4_nl_levels, mx_levels},
 };
 
 /// The scales that begin eight blocks of so many bytes; zeros behind them.
@@ -20,33 +20,6 @@ unsafe fn eight_scales<S: Simd>(s: S, p: *const u8, step: usize) -> S::F {
         }
         s.load_f16(bits.as_ptr())
     }
-}
-
-/// Bytes of 0 and 1: the bits of some of `bytes`, those that `which` names eight times each.
-#[inline(always)]
-fn ones<S: Simd>(s: S, bytes: u128, which: &[u8; 64]) -> S::I {
-    const BITS: [u8; 64] = {
-        let (mut all, mut i) = ([0; 64], 0);
-        while i < 64 {
-            all[i] = 1 << (i % 8);
-            i += 1;
-        }
-        all
-    };
-    // SAFETY: arrays of 64 bytes.
-    let (which, bits) = unsafe { (s.bits(s.load(which.as_ptr().cast())), s.bits(s.load(BITS.as_ptr().cast()))) };
-    let bytes = s.look_up(&bytes.to_le_bytes().map(|b| b as i8), which);
-    s.min_u8(s.and(bytes, bits), s.splat_i(0x0101_0101))
-}
-
-/// Of 16 bytes those that lane `l` of 8 begins at `first + step * (l / 2) + l % 2`.
-const fn eights(first: usize, step: usize) -> [u8; 64] {
-    let (mut all, mut i) = ([0; 64], 0);
-    while i < 64 {
-        all[i] = (first + step * (i / 16) + i / 8 % 2) as u8;
-        i += 1;
-    }
-    all
 }
 
 /// Of eight blocks of 32 signed bytes: four vectors of unsigned ones.
@@ -74,20 +47,20 @@ pub(super) const BY_HALVES: [usize; 16] = [0, 2, 4, 6, 1, 3, 5, 7, 8, 10, 12, 14
 /// The same with a fifth bit for each element, in the four bytes before the nibbles.
 #[inline(always)]
 unsafe fn fives<S: Simd>(s: S, p: *const u8, step: usize) -> [S::I; 4] {
-    const LOW: [u8; 64] = eights(0, 4);
-    const HIGH: [u8; 64] = eights(2, 4);
     // SAFETY: the caller has eight blocks.
     unsafe {
-        let word = |i: usize| u32::from_le_bytes(p.add(i * step).cast::<[u8; 4]>().read()) as u128;
-        let a = word(0) | word(1) << 32 | word(2) << 64 | word(3) << 96;
-        let b = word(4) | word(5) << 32 | word(6) << 64 | word(7) << 96;
-        let [u0, u1, u2, u3] = halves(s, p.add(4), step);
-        [
-            s.or(u0, s.shl::<4>(ones(s, a, &LOW))),
-            s.or(u1, s.shl::<4>(ones(s, a, &HIGH))),
-            s.or(u2, s.shl::<4>(ones(s, b, &LOW))),
-            s.or(u3, s.shl::<4>(ones(s, b, &HIGH))),
-        ]
+        let word = |i: usize| u32::from_le_bytes(p.add(i * step).cast::<[u8; 4]>().read()) as u64;
+        let (mut u, mut h) = (halves(s, p.add(4), step), 0);
+        while h < 2 {
+            let [a, b, c, d] = [word(4 * h), word(4 * h + 1), word(4 * h + 2), word(4 * h + 3)];
+            let low = a & 0xffff | (b & 0xffff) << 16 | (c & 0xffff) << 32 | d << 48;
+            let high = a >> 16 | (b >> 16) << 16 | (c >> 16) << 32 | (d >> 16) << 48;
+            let fifth = s.splat_i(0x1010_1010);
+            u[2 * h] = s.or(u[2 * h], s.and(s.bytes_of_bits(low), fifth));
+            u[2 * h + 1] = s.or(u[2 * h + 1], s.and(s.bytes_of_bits(high), fifth));
+            h += 1;
+        }
+        u
     }
 }
 
@@ -115,14 +88,14 @@ impl Format for Q1_0 {
 
     #[inline(always)]
     unsafe fn unpack<S: Simd>(s: S, _: DType, p: *const u8) -> ([S::I; 4], S::F, S::F) {
-        const LOW: [u8; 64] = eights(0, 2);
-        const HIGH: [u8; 64] = eights(8, 2);
         // SAFETY: two blocks of a scale and 16 bytes.
         unsafe {
-            let (a, b) = (p.add(2).cast::<[u8; 16]>().read(), p.add(20).cast::<[u8; 16]>().read());
-            let (a, b) = (u128::from_le_bytes(a), u128::from_le_bytes(b));
-            let u = [ones(s, a, &LOW), ones(s, a, &HIGH), ones(s, b, &LOW), ones(s, b, &HIGH)];
-            let u = [s.shl::<1>(u[0]), s.shl::<1>(u[1]), s.shl::<1>(u[2]), s.shl::<1>(u[3])];
+            let (mut u, mut v) = ([s.splat_i(0); 4], 0);
+            while v < 4 {
+                let bits = u64::from_le_bytes(p.add(v / 2 * 18 + 2 + v % 2 * 8).cast::<[u8; 8]>().read());
+                u[v] = s.and(s.bytes_of_bits(bits), s.splat_i(0x0202_0202));
+                v += 1;
+            }
             let d = |at: usize| u16::from_le_bytes(p.add(at).cast::<[u8; 2]>().read());
             let bits = [[d(0); 4], [d(18); 4], [0; 4], [0; 4]];
             let scales = s.load_f16(bits.as_ptr().cast());
@@ -239,16 +212,54 @@ impl Format for MXFP4 {
 
     #[inline(always)]
     unsafe fn unpack<S: Simd>(s: S, _: DType, p: *const u8) -> ([S::I; 4], S::F, S::F) {
-        let mut scales = [0f32; 16];
+        let (mut exponents, mut i) = (0u64, 0);
         // SAFETY: eight blocks of a scale and 16 bytes.
         unsafe {
-            let mut i = 0;
             while i < 8 {
-                scales[i] = mx_power(*p.add(17 * i));
+                exponents |= (*p.add(17 * i) as u64) << (8 * i);
                 i += 1;
             }
-            let scales = s.load(scales.as_ptr());
+            // 2^(e - 128) as a product of two, neither of which is out of the range of f32. Lanes without a group get 1: subnormal products are slow.
+            let bytes = (exponents as u128 | 0x8080_8080_8080_8080 << 64).to_le();
+            let e = s.load_u8((&raw const bytes).cast());
+            let (half, bias) = (s.shr::<1>(e), s.splat_i(63));
+            let (a, b) = (s.add_i(half, bias), s.add_i(s.sub_i(e, half), bias));
+            let scales = s.mul(s.of_bits(s.shl::<23>(a)), s.of_bits(s.shl::<23>(b)));
             (levels(s, &mx_levels(), 12, halves(s, p.add(1), 17)), scales, scales)
+        }
+    }
+}
+
+pub(in super::super) struct NVFP4;
+impl Format for NVFP4 {
+    const GROUP: usize = 16;
+    const OFFSET: i32 = 12;
+
+    #[inline(always)]
+    unsafe fn unpack<S: Simd>(s: S, _: DType, p: *const u8) -> ([S::I; 4], S::F, S::F) {
+        // The low nibbles of 8 bytes, then the high ones.
+        const TWICE: [i32; 16] = [0, 1, 0, 1, 2, 3, 2, 3, 4, 5, 4, 5, 6, 7, 6, 7];
+        const HIGH: [i32; 16] = [0, 0, -1, -1, 0, 0, -1, -1, 0, 0, -1, -1, 0, 0, -1, -1];
+        let (mut q, mut bits, mut v) = ([s.splat_i(0); 4], [0u16; 16], 0);
+        // SAFETY: four blocks of four scales and 32 bytes.
+        unsafe {
+            let high = s.bits(s.load(HIGH.as_ptr().cast()));
+            while v < 4 {
+                let block = p.add(36 * v);
+                let bytes = s.bits(s.permute(s.of_bits(s.load_runs::<32>(block.add(4), 0)), &TWICE));
+                let chosen = s.xor(bytes, s.and(s.xor(bytes, s.shr::<4>(bytes)), high));
+                q[v] = s.and(chosen, s.splat_i(0x0f0f_0f0f));
+                let mut g = 0;
+                while g < 4 {
+                    // As a half it is 2^8 times smaller, also where it is subnormal. NaN counts as 0.
+                    let scale = *block.add(g) & 0x7f;
+                    bits[4 * v + g] = if scale == 0x7f { 0 } else { (scale as u16) << 7 };
+                    g += 1;
+                }
+                v += 1;
+            }
+            let scales = s.mul(s.load_f16(bits.as_ptr()), s.splat(128.0));
+            (levels(s, &mx_levels(), 12, q), scales, scales)
         }
     }
 }
