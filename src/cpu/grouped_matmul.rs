@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::{
     Device,
     kernel::{Args, Kernel, Tensor},
-    matmul::{Epilogue, Job, Product, ROWS, Sum, Way, Weight, most_rows, packing, pair_ways, rounds},
+    matmul::{Epilogue, Job, MOST_ROWS, Product, ROWS, Sum, Way, Weight, packing, pair_ways, rounds},
     pool::Pool,
     simd::{row, simd},
 };
@@ -36,7 +36,7 @@ fn kernel(device: &Arc<Device>, op: &GroupedMatmul, way: Way) -> Result<Plans> {
     let (rows, groups, n, k) = op.dims();
     let new = |way, m: usize| Product::new(device.isa, device.info.threads, way, (m, n, k), op.up.is_some());
     let (by_rows, limit) = match way {
-        Way::Int8 => (Way::Int8Rows, most_rows(device.isa, op.w.dtype())),
+        Way::Int8 => (Way::Int8Rows, MOST_ROWS),
         _ => (Way::Rows, ROWS),
     };
     let (many, few) = (new(way, rows), new(by_rows, limit.min(rows)));

@@ -157,7 +157,7 @@ pub(super) unsafe fn panel<S: Simd>(s: S, w: &Weight, j: usize, k: Range<usize>,
             // SAFETY: each of the rows is readable for a whole block.
             || unsafe {
                 if const { S::RUNS && F::STEPS != 0 } {
-                    int8_runs::columns_of::<S::Wide, F>(s, dtype, &rows, column, to);
+                    int8_runs::columns_of::<S::Wide, F>(s, &rows, column, to);
                 } else {
                     columns_of::<S::Wide, F>(s, dtype, &rows, column, to);
                 }
@@ -182,7 +182,7 @@ unsafe fn columns_of<S: Simd, F: Format>(s: S, dtype: DType, rows: &[*const u8; 
     // SAFETY: indices stay inside the buffers, which hold 16 vectors of 16 lanes for each thing that is turned.
     unsafe {
         for (i, &row) in rows.iter().enumerate() {
-            let (u, scale, offset) = F::unpack(s, dtype, row);
+            let (u, scale, offset) = F::unpack(s, row);
             let mut v = 0;
             while v < 4 {
                 // What is stored as it is comes from formats whose bytes have this offset.

@@ -1,11 +1,11 @@
 //! Few rows of x times a quantized weight under `Numerics::Fast`: each row of the weight is streamed once, as stored, and 256 elements
 //! of it at a time are unpacked to unsigned bytes in four vectors, which dot products by fours multiply with x in 8 bits.
 //!
-//! A [`Format`] says how it fills the vectors and which group scale goes with each lane. x is rounded once, a
-//! scale for each 256 elements, its elements in the order in which the format's unpacking yields them:
+//! A [`Format`] says how it fills the vectors. Each run of 16 elements is then spread over all four, a lane of each ([`Simd::turn_fours`]), so that the
+//! vectors' products are added up before they meet their scales. x is rounded once, a scale for each 256 elements, its elements in the same order:
 //!
 //! ```text
-//! Block of x: | q: i8 [4 vectors][64] | sums: f32 [16] | scale: f32 |
+//! Block of x: | q: i8 [4 quads][4 i + v: run i of vector v][4] | sums: f32 [16] | scale: f32 |
 //! ```
 //!
 //! Weights are `s_g (u - o)` or `s_g u - m_g`: the part without u is a product of 16 lanes, the format's scales (and offsets) times
@@ -17,20 +17,20 @@
 //! KiB), one level alone: 5 to 10 % slower; hints that bypass the caches, huge pages, two to eight rows at once: slower or no faster.
 //! As a whole, 4096 x 4096, 40 weights in turn, one thread: q4_k 10.2, q4_0 12.4, q8_0 11.7, q6_k 13.4 GB/s.
 //!
-//! With shorter vectors a block is several registers, one thread, 4096 x 4096 in the caches, ms for 1 and 4 rows; in brackets AVX2 through f32: AVX2 q4_k
-//! 1.13, 2.5 (3.9, 6.4), q8_0 0.90, 2.6 (3.8, 5.7), q6_k 1.14, 2.5; AVX-VNNI q4_k 1.07, 2.3, q8_0 0.80, 1.9, q6_k 1.03, 2.3.
+//! Spread runs need one conversion and one product with the scales for a row of x where four vectors needed four: 8 vector instructions a block with
+//! AVX-512 in place of 14, for 8 shuffles once. Eight rows of x are more than the first cache holds: two rows of the weight share what is read of
+//! them. Emerald Rapids, one thread, 4096 x 4096, the least of runs by turns, ms: 8 rows by q4_k 1.79, spread 1.50, by two 1.37; q6_k 1.97, 1.77,
+//! 1.53; 4 rows by q4_k 0.99, 0.86, 0.82 (reading takes 0.67). AVX2 on the same processor: 1 row by q4_k 1.6 and 0.9, 4 rows by q5_0 3.0 and 2.1,
+//! 8 rows by q6_k 4.7 and 4.0. Beyond eight rows panels are as fast.
 //!
-//! Zen 3: scales are moved to the lanes of each vector by one instruction where all come from one register (`permute`): 1 x 4096 by 4096 squared in
+//! Formats through the form of `cpu/unpack.rs`, as they went before, and with unpacking of their own, same processor, 1 row, ms: iq1_s 3.7 and 1.2,
+//! iq1_m 8.3 and 1.1, iq2_xxs 3.9 and 1.1, iq2_xs 5.5 and 1.2, iq2_s 6.8 and 1.1, iq3_xxs 3.8 and 1.25, iq3_s 5.0 and 1.5, tq1_0 1.8 and 0.85,
+//! nvfp4 20 and 0.80. Points are gathered by one instruction for eight (AVX-512: more than half of what is left); signs go by way of 64 bits that
+//! become bytes.
+//!
+//! Zen 3: scales are moved to the lanes of a vector by one instruction where all come from one register (`permute`): 1 x 4096 by 4096 squared in
 //! q4_k, by turns, 1.01 to 0.83 ms (reading takes 0.5). Tried: four rows as streams that the processor follows itself, as in [`rows`](super::rows): 1.1
 //! to 1.9 ms.
-//!
-//! 1 row by 1024 x 2048, 100 weights in turn, one thread, us; in brackets through the form of `cpu/unpack.rs`, as most formats went before: q4_k 142,
-//! q5_0 228, q5_1 254 (461), q4_1 167 (343), q2_k 91 (244), q3_k 147 (542), iq4_nl 153 (277), iq4_xs 163 (363), mxfp4 153 (277), tq2_0 93 (222), i8
-//! 209 (through f32 458), q8_0 238. In the caches q4_k takes 63, q5_0 138: its fifth bits come by way of a table in memory. Still through that form, in
-//! the caches: iq2_xxs 465, nvfp4 927.
-//!
-//! 8 rows by q4_k of 2048 x 2048: 0.67 to 0.75 ms. The weight is unpacked again for each strip of rows: beyond eight (q8_0: five)
-//! panels are faster.
 
 use std::mem::MaybeUninit;
 
@@ -40,19 +40,10 @@ use super::{
     tile::BLOCK,
     weight::Weight,
 };
-use crate::{
-    cpu::simd::{Isa, Simd, dots},
-    dtype::DType,
-};
+use crate::{cpu::simd::Simd, dtype::DType};
 
-/// The most rows of x for which this is the fastest way: fewer where panels need no rounding and 32 registers hold the sums of many rows.
-pub(crate) fn most_rows(isa: Isa, dtype: DType) -> usize {
-    #[inline(always)]
-    fn registers<S: Simd>(_: S) -> usize {
-        S::REGISTERS
-    }
-    if dtype == DType::Q8_0 && dots!(isa, s => registers(s)) == 32 { 5 } else { 8 }
-}
+/// The most rows of x for which this may be the fastest way.
+pub(crate) const MOST_ROWS: usize = 8;
 
 /// Bytes of the weight between what is multiplied and what is asked for: into the second cache, into the first.
 const FAR: usize = 8192;
@@ -83,7 +74,15 @@ pub(super) unsafe fn block<S: Simd>(s: S, dtype: DType, x: *const f32, to: *mut 
 unsafe fn block_of<S: Simd, F: Format>(s: S, x: *const f32, to: *mut Block) {
     // SAFETY: both blocks hold 256 elements.
     unsafe {
-        let (scale, sums) = ordered::<S, F>(s, x, (&raw mut (*to).q).cast());
+        let q = (&raw mut (*to).q).cast::<f32>();
+        let (scale, sums) = ordered::<S, F>(s, x, q.cast());
+        let s = s.wide();
+        let turned = s.turn_fours(four(s, q));
+        let mut v = 0;
+        while v < 4 {
+            s.store(q.add(v * 16), s.of_bits(turned[v]));
+            v += 1;
+        }
         (*to).scale = scale;
         (*to).sums = [0.0; 16];
         for (g, sum) in sums.iter().enumerate().take(BLOCK / F::GROUP) {
@@ -148,115 +147,148 @@ unsafe fn rows_by<S: Simd, F: Format>(
     (from, to): (usize, usize),
     (c, c_pitch): (*mut f32, usize),
 ) {
-    let stride = w.tensor.spec.stride(1);
-    for j in from..to {
-        let row = w.element::<u8>(j * stride);
+    let (stride, dtype) = (w.tensor.spec.stride(1), w.tensor.dtype());
+    for j in (from..to).step_by(2) {
+        let both = [w.element::<u8>(j * stride), w.element::<u8>((j + 1).min(to - 1) * stride)];
+        let (c, count) = (c.wrapping_add(j - from), 2.min(to - j));
         let mut i = 0;
         // SAFETY: the caller's promise; i .. i + M are rows of x.
         unsafe {
             macro_rules! strips {
-                ($($M:literal)*) => {$(
+                ($J:literal: $($M:literal)*) => {$(
                     while rows - i >= $M {
-                        let c = (c.add(i * c_pitch + j - from), c_pitch);
-                        dot::<S, F, $M>(s, (x.add(i * pitch), pitch), (row, w.tensor.dtype()), w.k(), c);
+                        let (x, c) = (x.add(i * pitch), c.add(i * c_pitch));
+                        for v in (0..count).step_by($J) {
+                            let mut some = [both[v]; $J];
+                            some[$J - 1] = both[v + $J - 1];
+                            dot::<S, F, $M, $J>(s, (x, pitch), (some, dtype), w.k(), (c.add(v), c_pitch), count - v);
+                        }
                         i += $M;
                     }
                 )*};
             }
-            strips!(8 4 2 1);
+            if const { S::REGISTERS == 32 && S::PARTS == 1 } {
+                strips!(2: 8 4);
+            } else {
+                strips!(1: 8 4);
+            }
+            strips!(1: 2 1);
         }
     }
 }
 
+/// Of J rows of the weight the first `count`: where it is 1, the rest may be the same again.
 #[inline(always)]
-unsafe fn dot<S: Simd, F: Format, const M: usize>(
+unsafe fn dot<S: Simd, F: Format, const M: usize, const J: usize>(
     s: S,
     (x, pitch): (*const Block, usize),
-    (row, dtype): (*const u8, DType),
+    (rows, dtype): ([*const u8; J], DType),
     k: usize,
     (c, c_pitch): (*mut f32, usize),
+    count: usize,
 ) {
-    let mut sums = [s.zero(); M];
+    let mut sums = [[s.zero(); M]; J];
     let (elements, size) = dtype.block();
     let bytes = BLOCK / elements * size;
-    // SAFETY: the row has k elements, x the blocks for them; lines asked for ahead may lie anywhere.
+    // SAFETY: the rows have k elements, x the blocks for them; lines asked for ahead may lie anywhere.
     unsafe {
-        let mut last = MaybeUninit::<[u8; LONGEST]>::uninit();
+        let mut last = MaybeUninit::<[[u8; LONGEST]; J]>::uninit();
         let last = last.as_mut_ptr().cast::<u8>();
         let mut b = 0;
         while b * BLOCK < k {
-            let mut line = 0;
-            while line < bytes {
-                s.prefetch_far(row.wrapping_add(b * bytes + FAR + line));
-                s.prefetch(row.wrapping_add(b * bytes + NEAR + line));
-                line += 64;
-            }
-            let mut w = row.add(b * bytes);
+            let mut w = rows;
             let rest = k - b * BLOCK;
-            if rest < BLOCK {
-                last.write_bytes(0, LONGEST);
-                last.copy_from_nonoverlapping(w, rest / elements * size);
-                w = last;
+            let mut j = 0;
+            while j < J {
+                let mut line = 0;
+                while line < bytes {
+                    s.prefetch_far(rows[j].wrapping_add(b * bytes + FAR + line));
+                    s.prefetch(rows[j].wrapping_add(b * bytes + NEAR + line));
+                    line += 64;
+                }
+                w[j] = rows[j].add(b * bytes);
+                if rest < BLOCK {
+                    let to = last.add(j * LONGEST);
+                    to.write_bytes(0, LONGEST);
+                    to.copy_from_nonoverlapping(w[j], rest / elements * size);
+                    w[j] = to;
+                }
+                j += 1;
             }
-            add::<S, F, M>(s, (x.add(b), pitch), (w, dtype), &mut sums);
+            add::<S, F, M, J>(s, (x.add(b), pitch), w, &mut sums);
             b += 1;
         }
-        let mut i = 0;
-        while i < M {
-            *c.add(i * c_pitch) = s.sum(sums[i]);
-            i += 1;
+        for (j, sums) in sums.iter().enumerate().take(count) {
+            for (i, &sum) in sums.iter().enumerate() {
+                *c.add(i * c_pitch + j) = s.sum(sum);
+            }
         }
     }
 }
 
 /// Adds the products of a block.
 #[inline(always)]
-unsafe fn add<S: Simd, F: Format, const M: usize>(
+unsafe fn add<S: Simd, F: Format, const M: usize, const J: usize>(
     s: S,
     (x, pitch): (*const Block, usize),
-    (w, dtype): (*const u8, DType),
-    sums: &mut [S::F; M],
+    w: [*const u8; J],
+    sums: &mut [[S::F; M]; J],
 ) {
+    let signed = F::OFFSET == 128 && S::SIGNED;
+    let (mut all, mut factors, mut offsets) = ([[s.splat_i(0); 4]; J], [s.zero(); J], [s.zero(); J]);
     // SAFETY: the caller has a block of each.
     unsafe {
-        let (mut u, scales, mut offsets) = F::unpack(s, dtype, w);
-        let signed = F::OFFSET == 128 && S::SIGNED;
-        if signed {
-            let mut v = 0;
-            while v < 4 {
-                u[v] = s.shift_bytes(u[v]);
-                v += 1;
+        let mut j = 0;
+        while j < J {
+            let (mut u, scales, mut offset) = F::unpack(s, w[j]);
+            if signed {
+                let mut v = 0;
+                while v < 4 {
+                    u[v] = s.shift_bytes(u[v]);
+                    v += 1;
+                }
+                offset = s.sub(offset, scales);
             }
-            offsets = s.sub(offsets, scales);
-        }
-        let mut factors = [scales; 4];
-        let mut v = 0;
-        while v < 4 {
-            factors[v] = s.permute(scales, &F::GROUPS[v]);
-            v += 1;
+            // A lane's numbers are of one group, and so are the sums of all four.
+            (all[j], factors[j], offsets[j]) = (s.turn_fours(u), s.permute(scales, &F::TURNED), offset);
+            j += 1;
         }
         let mut i = 0;
         while i < M {
             let x = x.add(i * pitch);
-            let mut sum = s.mul(offsets, s.load((&raw const (*x).sums).cast()));
-            let mut v = 0;
-            while v < 4 {
-                let q = s.bits(s.load((&raw const (*x).q).cast::<f32>().add(v * 16)));
-                let none = s.splat_i(0);
-                let products = if signed {
-                    s.dot_signed(none, u[v], q)
-                } else if F::OFFSET < 128 {
-                    s.dot_small(none, u[v], q)
+            let (q, x_sums) = (four(s, (&raw const (*x).q).cast()), s.load((&raw const (*x).sums).cast()));
+            let mut j = 0;
+            while j < J {
+                let u = all[j];
+                let products = if F::OFFSET < 128 {
+                    s.dot_fours(u, q, F::STEPS)
                 } else {
-                    s.dot(none, u[v], q)
+                    let (mut sum, mut v) = (s.splat_i(0), 0);
+                    while v < 4 {
+                        sum = if signed { s.dot_signed(sum, u[v], q[v]) } else { s.dot(sum, u[v], q[v]) };
+                        v += 1;
+                    }
+                    sum
                 };
-                sum = s.fma(s.float(products), factors[v], sum);
-                v += 1;
+                let sum = s.fma(s.float(products), factors[j], s.mul(offsets[j], x_sums));
+                sums[j][i] = s.fma(sum, s.splat((*x).scale), sums[j][i]);
+                j += 1;
             }
-            sums[i] = s.fma(sum, s.splat((*x).scale), sums[i]);
             i += 1;
         }
     }
+}
+
+/// Four vectors.
+#[inline(always)]
+unsafe fn four<S: Simd>(s: S, p: *const f32) -> [S::I; 4] {
+    let (mut all, mut v) = ([s.splat_i(0); 4], 0);
+    while v < 4 {
+        // SAFETY: the caller has them.
+        all[v] = s.bits(unsafe { s.load(p.add(v * S::LANES)) });
+        v += 1;
+    }
+    all
 }
 
 #[cfg(test)]
@@ -274,7 +306,7 @@ mod tests {
 
     #[test]
     fn every_format_as_its_decoded_numbers() {
-        let (m, n, mut rng) = (15, 20, Rng(3));
+        let (m, n, mut rng) = (15, 21, Rng(3));
         let types = DType::ALL.iter().filter(|d| d.is_quantized() || **d == DType::I8);
         for (isa, &dtype) in
             Isa::available().into_iter().filter(|isa| isa.dots()).flat_map(|isa| types.clone().map(move |t| (isa, t)))

@@ -57,13 +57,7 @@ pub(super) unsafe fn row<S: Simd, F: Format>(s: S, x: *const f32, to: *mut Row) 
 /// # Safety
 /// `rows` are readable for 256 elements; `to` is writable.
 #[inline(always)]
-pub(super) unsafe fn columns_of<S: Simd, F: Format>(
-    s: S,
-    dtype: DType,
-    rows: &[*const u8; 16],
-    column: usize,
-    to: *mut Panel,
-) {
+pub(super) unsafe fn columns_of<S: Simd, F: Format>(s: S, rows: &[*const u8; 16], column: usize, to: *mut Panel) {
     let mut bytes = MaybeUninit::<[[f32; 64]; 16]>::uninit();
     let mut factors = MaybeUninit::<[[[f32; 16]; 16]; 4]>::uninit(); // scales and mins by rows, by groups
     let (bytes, factors) = (bytes.as_mut_ptr().cast::<f32>(), factors.as_mut_ptr().cast::<f32>());
@@ -72,7 +66,7 @@ pub(super) unsafe fn columns_of<S: Simd, F: Format>(
     unsafe {
         let integers = F::integers(s, rows);
         for (i, &row) in rows.iter().enumerate() {
-            let (u, scale, offset) = F::unpack(s, dtype, row);
+            let (u, scale, offset) = F::unpack(s, row);
             let mut v = 0;
             while v < 4 {
                 s.store(bytes.add(i * 64 + v * 16), s.of_bits(u[v]));

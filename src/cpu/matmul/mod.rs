@@ -41,7 +41,7 @@ use std::sync::Arc;
 
 pub(super) use self::{
     epilogue::{Epilogue, Sum},
-    int8_rows::most_rows,
+    int8_rows::MOST_ROWS,
     product::{Job, Product},
     rows::ROWS,
     tile::{BLOCK, PANEL, packed, slice},
@@ -86,7 +86,7 @@ pub(super) fn plan(device: &Arc<Device>, op: &Matmul) -> Result<Plans> {
     }
     plans.extend(kernel(device, op, Way::Plain)?);
     if op.numerics == Numerics::Fast && device.isa.dots() && all(rounds) && !has_block_scales(op) {
-        let few = m <= most_rows(device.isa, op.w.dtype()) && op.determinism <= Way::Int8Rows.determinism();
+        let few = m <= MOST_ROWS && op.determinism <= Way::Int8Rows.determinism();
         // Rounding a panel takes as long as multiplying it with some ten rows.
         let at = if m > 5 { 0 } else { plans.len() };
         plans.splice(at..at, kernel(device, op, Way::Int8)?);

@@ -260,6 +260,44 @@ impl<const VNNI: bool> Simd for Avx2<VNNI> {
     }
 
     #[inline(always)]
+    fn turn_fours(self, v: [__m256i; 4]) -> [__m256i; 4] {
+        // SAFETY: `self` proves that the processor has the instructions.
+        unsafe {
+            let (a, b) = (_mm256_unpacklo_epi32(v[0], v[1]), _mm256_unpacklo_epi32(v[2], v[3]));
+            let (c, d) = (_mm256_unpackhi_epi32(v[0], v[1]), _mm256_unpackhi_epi32(v[2], v[3]));
+            [
+                _mm256_unpacklo_epi64(a, b),
+                _mm256_unpackhi_epi64(a, b),
+                _mm256_unpacklo_epi64(c, d),
+                _mm256_unpackhi_epi64(c, d),
+            ]
+        }
+    }
+
+    // Pairs of products are added up in 16 bits, as many as fit.
+    #[inline(always)]
+    fn dot_fours(self, u: [__m256i; 4], i: [__m256i; 4], steps: usize) -> __m256i {
+        let (mut sum, mut v) = (self.splat_i(0), 0);
+        // SAFETY: `self` proves that the processor has the instructions.
+        unsafe {
+            if VNNI || steps < 2 {
+                while v < 4 {
+                    sum = self.dot_small(sum, u[v], i[v]);
+                    v += 1;
+                }
+                return sum;
+            }
+            let one = _mm256_set1_epi16(1);
+            let low = _mm256_add_epi16(_mm256_maddubs_epi16(u[0], i[0]), _mm256_maddubs_epi16(u[1], i[1]));
+            let high = _mm256_add_epi16(_mm256_maddubs_epi16(u[2], i[2]), _mm256_maddubs_epi16(u[3], i[3]));
+            if steps < 4 {
+                return _mm256_add_epi32(_mm256_madd_epi16(low, one), _mm256_madd_epi16(high, one));
+            }
+            _mm256_madd_epi16(_mm256_add_epi16(low, high), one)
+        }
+    }
+
+    #[inline(always)]
     fn look_up(self, table: &[i8; 16], index: __m256i) -> __m256i {
         // SAFETY: `self` proves that the processor has the instructions; the table is 16 bytes.
         unsafe { _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(_mm_loadu_si128(table.as_ptr().cast())), index) }

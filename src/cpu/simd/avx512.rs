@@ -180,6 +180,21 @@ impl<const BF16: bool> Simd for Avx512<BF16> {
     }
 
     #[inline(always)]
+    fn turn_fours(self, v: [__m512i; 4]) -> [__m512i; 4] {
+        // SAFETY: `self` proves that the processor has the instructions.
+        unsafe {
+            let (a, b) = (_mm512_unpacklo_epi32(v[0], v[1]), _mm512_unpacklo_epi32(v[2], v[3]));
+            let (c, d) = (_mm512_unpackhi_epi32(v[0], v[1]), _mm512_unpackhi_epi32(v[2], v[3]));
+            [
+                _mm512_unpacklo_epi64(a, b),
+                _mm512_unpackhi_epi64(a, b),
+                _mm512_unpacklo_epi64(c, d),
+                _mm512_unpackhi_epi64(c, d),
+            ]
+        }
+    }
+
+    #[inline(always)]
     fn look_up(self, table: &[i8; 16], index: __m512i) -> __m512i {
         // SAFETY: `self` proves that the processor has the instructions; the table is 16 bytes.
         unsafe { _mm512_shuffle_epi8(_mm512_broadcast_i32x4(_mm_loadu_si128(table.as_ptr().cast())), index) }

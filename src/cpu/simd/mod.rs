@@ -82,6 +82,8 @@ pub(crate) trait Simd: Copy + std::fmt::Debug + Send + Sync + 'static {
     const LANES: usize;
     /// Vector registers.
     const REGISTERS: usize = 16;
+    /// Registers that a vector takes.
+    const PARTS: usize = 1;
     /// True where products of bytes are faster than those of f32.
     const DOTS: bool = false;
     /// True where `dot_signed` takes less than `dot`.
@@ -339,6 +341,29 @@ pub(crate) trait Simd: Copy + std::fmt::Debug + Send + Sync + 'static {
     #[inline(always)]
     fn dot_small(self, c: Self::I, u: Self::I, i: Self::I) -> Self::I {
         self.dot(c, u, i)
+    }
+    /// The sum of `dot_small` of each of four pairs of vectors; `steps` times the largest products of a pair of bytes fit 16 bits.
+    #[inline(always)]
+    fn dot_fours(self, u: [Self::I; 4], i: [Self::I; 4], _steps: usize) -> Self::I {
+        let (mut sum, mut v) = (self.splat_i(0), 0);
+        while v < 4 {
+            sum = self.dot_small(sum, u[v], i[v]);
+            v += 1;
+        }
+        sum
+    }
+    /// Of each four lanes of four vectors, 4 by 4, rows become columns.
+    #[inline(always)]
+    fn turn_fours(self, v: [Self::I; 4]) -> [Self::I; 4] {
+        let (mut from, mut to) = ([[0f32; WIDEST]; 4], [[0f32; WIDEST]; 4]);
+        // SAFETY: the buffers hold the widest vector.
+        unsafe {
+            (0..4).for_each(|i| self.store(from[i].as_mut_ptr(), self.of_bits(v[i])));
+            for (i, j) in (0..4).flat_map(|i| (0..WIDEST).map(move |j| (i, j))) {
+                to[j % 4][j / 4 * 4 + i] = from[i][j];
+            }
+            to.map(|to| self.bits(self.load(to.as_ptr())))
+        }
     }
     /// As `dot`, where both are signed, and no byte of `b` is -128.
     #[inline(always)]

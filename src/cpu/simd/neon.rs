@@ -142,6 +142,18 @@ impl<const LEVEL: u8> Simd for Neon<LEVEL> {
     }
 
     #[inline(always)]
+    fn turn_fours(self, v: [int32x4_t; 4]) -> [int32x4_t; 4] {
+        // SAFETY: `self` proves that the processor has the instructions.
+        unsafe {
+            let v = v.map(|v| vreinterpretq_f32_s32(v));
+            let (a, b) = (vtrn1q_f32(v[0], v[1]), vtrn2q_f32(v[0], v[1]));
+            let (c, d) = (vtrn1q_f32(v[2], v[3]), vtrn2q_f32(v[2], v[3]));
+            let ((first, third), (second, fourth)) = (pairs(a, c), pairs(b, d));
+            [first, second, third, fourth].map(|v| vreinterpretq_s32_f32(v))
+        }
+    }
+
+    #[inline(always)]
     fn dot_small(self, c: int32x4_t, u: int32x4_t, i: int32x4_t) -> int32x4_t {
         self.dot_signed(c, u, i)
     }

@@ -316,6 +316,79 @@ unsafe fn combine<S: Simd>(s: S, a: &[u32; 16], b: &[u32; 16], to: &mut [[u32; 1
     S::LANES
 }
 
+/// A vector's lanes.
+#[inline(always)]
+fn lanes<S: Simd>(s: S, v: S::I) -> Vec<u32> {
+    let mut to = [0u32; WIDEST];
+    // SAFETY: no vector has more lanes.
+    unsafe { s.store(to.as_mut_ptr().cast(), s.of_bits(v)) };
+    to[..S::LANES].to_vec()
+}
+
+#[test]
+fn fours_are_turned_and_multiplied() {
+    for isa in Isa::available() {
+        dots!(isa, s => {
+            fours(s, isa.name());
+            fours(s.wide(), isa.name());
+        });
+    }
+}
+
+/// Rows become columns; products of the largest bytes that so many steps allow.
+#[inline(always)]
+fn fours<S: Simd>(s: S, name: &str) {
+    for (steps, largest) in [(0, 127), (1, 127), (2, 64), (4, 32)] {
+        let at = |i: usize, j: usize| (i * WIDEST + j) as u32 * 0x0123_4567 % (largest + 1) * 0x0101_0101;
+        let u: [[u32; WIDEST]; 4] = std::array::from_fn(|i| std::array::from_fn(|j| at(i, j)));
+        let mut v = [s.splat_i(0); 4];
+        for (v, u) in v.iter_mut().zip(&u) {
+            // SAFETY: no vector has more lanes.
+            *v = s.bits(unsafe { s.load(u.as_ptr().cast()) });
+        }
+        let turned = s.turn_fours(v);
+        for (i, j) in (0..4).flat_map(|i| (0..S::LANES).map(move |j| (i, j))) {
+            assert_eq!(lanes(s, turned[i])[j], u[j % 4][j / 4 * 4 + i], "{name} {i} {j}");
+        }
+        for x in [-127i8, 127, 3] {
+            let sums = lanes(s, s.dot_fours(v, [s.splat_i(i32::from_le_bytes([x as u8; 4])); 4], steps));
+            for (j, sum) in sums.into_iter().enumerate() {
+                let want: i32 = u.iter().map(|u| 4 * (u[j] & 255) as i32 * x as i32).sum();
+                assert_eq!(sum as i32, want, "{name} {steps} {x} {j}");
+            }
+        }
+    }
+}
+
+#[test]
+fn eights_are_gathered_and_bits_become_bytes() {
+    for isa in Isa::available() {
+        dots!(isa, s => {
+            eights(s, isa.name());
+            eights(s.wide(), isa.name());
+        });
+    }
+}
+
+#[inline(always)]
+fn eights<S: Simd>(s: S, name: &str) {
+    let table: Vec<u64> = (0..300).map(|i: u64| i.wrapping_mul(0x9e37_79b9_7f4a_7c15)).collect();
+    let index: [u32; WIDEST] = std::array::from_fn(|i| (i * 71 + 15) as u32 % 300);
+    // SAFETY: no vector has more lanes; indices are those of the table.
+    let all = unsafe { s.gather_eights(table.as_ptr(), s.bits(s.load(index.as_ptr().cast()))) };
+    let got: Vec<u32> = all.into_iter().flat_map(|v| lanes(s, v)).collect();
+    for (i, pair) in got.as_chunks::<2>().0.iter().enumerate() {
+        let want = table[index[i] as usize];
+        assert_eq!((pair[0], pair[1]), (want as u32, (want >> 32) as u32), "{name} {i}");
+    }
+    for bits in [0, u64::MAX, 0x9e37_79b9_7f4a_7c15] {
+        let bytes = lanes(s, s.bytes_of_bits(bits));
+        for (i, byte) in bytes.iter().flat_map(|w| w.to_le_bytes()).enumerate() {
+            assert_eq!(byte, if bits >> i & 1 == 1 { 255 } else { 0 }, "{name} {i}");
+        }
+    }
+}
+
 #[test]
 fn sums_of_many_vectors() {
     for isa in Isa::available() {

@@ -57,6 +57,7 @@ macro_rules! stores {
 impl<S: Simd, const N: usize> Simd for Wide<S, N> {
     const LANES: usize = N * S::LANES;
     const REGISTERS: usize = S::REGISTERS;
+    const PARTS: usize = N;
     const DOTS: bool = S::DOTS;
     const SIGNED: bool = S::SIGNED;
     const RUNS: bool = S::RUNS;
@@ -202,6 +203,22 @@ impl<S: Simd, const N: usize> Simd for Wide<S, N> {
     #[inline(always)]
     fn look_up(self, table: &[i8; 16], index: Self::I) -> Self::I {
         each!(self.0.splat_i(0), i => self.0.look_up(table, index[i]))
+    }
+    #[inline(always)]
+    fn dot_fours(self, u: [Self::I; 4], x: [Self::I; 4], steps: usize) -> Self::I {
+        each!(self.0.splat_i(0), i => {
+            self.0.dot_fours([u[0][i], u[1][i], u[2][i], u[3][i]], [x[0][i], x[1][i], x[2][i], x[3][i]], steps)
+        })
+    }
+    #[inline(always)]
+    fn turn_fours(self, v: [Self::I; 4]) -> [Self::I; 4] {
+        let (mut all, mut i) = ([self.splat_i(0); 4], 0);
+        while i < N {
+            let turned = self.0.turn_fours([v[0][i], v[1][i], v[2][i], v[3][i]]);
+            (all[0][i], all[1][i], all[2][i], all[3][i]) = (turned[0], turned[1], turned[2], turned[3]);
+            i += 1;
+        }
+        all
     }
     #[inline(always)]
     fn narrow(self, from: [Self::I; 4]) -> Self::I {

@@ -2,7 +2,7 @@
 //! `63 + b` or `63 - b` without a carry between bytes, as the latter is `63 ^ b` (so with 15 in place of 63).
 
 use super::{Format, long::half};
-use crate::{cpu::simd::Simd, dtype::DType, quant::grid_bytes};
+use crate::{cpu::simd::Simd, quant::grid_bytes};
 
 /// `offset + b`, or less b where a bit of `signs` is set; `offset` is one less than a power of two, and no b above it.
 #[inline(always)]
@@ -117,7 +117,7 @@ impl Format for IQ2_XXS {
     const STEPS: usize = 1;
 
     #[inline(always)]
-    unsafe fn unpack<S: Simd>(s: S, _: DType, p: *const u8) -> ([S::I; 4], S::F, S::F) {
+    unsafe fn unpack<S: Simd>(s: S, p: *const u8) -> ([S::I; 4], S::F, S::F) {
         let mut u = [s.splat_i(0); 4];
         // SAFETY: d, and for each of eight groups four points and a word of signs and scale.
         unsafe {
@@ -149,7 +149,7 @@ impl Format for IQ2_XS {
     const STEPS: usize = 1;
 
     #[inline(always)]
-    unsafe fn unpack<S: Simd>(s: S, _: DType, p: *const u8) -> ([S::I; 4], S::F, S::F) {
+    unsafe fn unpack<S: Simd>(s: S, p: *const u8) -> ([S::I; 4], S::F, S::F) {
         let mut u = [s.splat_i(0); 4];
         // SAFETY: d, 32 words of a point and seven signs, 8 bytes of scales.
         unsafe {
@@ -178,7 +178,7 @@ impl Format for IQ2_S {
     const STEPS: usize = 1;
 
     #[inline(always)]
-    unsafe fn unpack<S: Simd>(s: S, _: DType, p: *const u8) -> ([S::I; 4], S::F, S::F) {
+    unsafe fn unpack<S: Simd>(s: S, p: *const u8) -> ([S::I; 4], S::F, S::F) {
         const TOP: [i32; 16] = to_top(30, 2, 16, 0);
         let mut u = [s.splat_i(0); 4];
         // SAFETY: d, 32 bytes of points, as many of signs, 8 of the points' high bits, 8 of scales.
@@ -205,7 +205,7 @@ impl Format for IQ3_XXS {
     const STEPS: usize = 1;
 
     #[inline(always)]
-    unsafe fn unpack<S: Simd>(s: S, _: DType, p: *const u8) -> ([S::I; 4], S::F, S::F) {
+    unsafe fn unpack<S: Simd>(s: S, p: *const u8) -> ([S::I; 4], S::F, S::F) {
         let mut u = [s.splat_i(0); 4];
         // SAFETY: d, 64 bytes of points, eight words of signs and scale.
         unsafe {
@@ -229,7 +229,7 @@ impl Format for IQ3_S {
     const OFFSET: i32 = 15;
 
     #[inline(always)]
-    unsafe fn unpack<S: Simd>(s: S, _: DType, p: *const u8) -> ([S::I; 4], S::F, S::F) {
+    unsafe fn unpack<S: Simd>(s: S, p: *const u8) -> ([S::I; 4], S::F, S::F) {
         const TOP: [i32; 16] = to_top(15, 1, 16, 0);
         let mut u = [s.splat_i(0); 4];
         // SAFETY: d, 64 bytes of points, 8 of their ninth bits, 32 of signs, 4 of scales.
@@ -272,7 +272,7 @@ impl Format for IQ1_S {
     const OFFSET: i32 = 9;
 
     #[inline(always)]
-    unsafe fn unpack<S: Simd>(s: S, _: DType, p: *const u8) -> ([S::I; 4], S::F, S::F) {
+    unsafe fn unpack<S: Simd>(s: S, p: *const u8) -> ([S::I; 4], S::F, S::F) {
         // An even group's word is the lower half of a lane, an odd one's the upper half.
         const WORDS: [i32; 16] = {
             let (mut all, mut i) = ([0; 16], 0);
@@ -317,7 +317,7 @@ impl Format for IQ1_M {
     const OFFSET: i32 = 9;
 
     #[inline(always)]
-    unsafe fn unpack<S: Simd>(s: S, _: DType, p: *const u8) -> ([S::I; 4], S::F, S::F) {
+    unsafe fn unpack<S: Simd>(s: S, p: *const u8) -> ([S::I; 4], S::F, S::F) {
         const NIBBLES: [i32; 16] = to_top(28, 4, 8, 0);
         const EACH: [[i32; 16]; 2] = [each(0, 8), each(2, 8)];
         const TWICE: [[i32; 16]; 2] = [each(0, 2), each(8, 2)];

@@ -4,7 +4,7 @@ use super::{
     Format, Integers,
     short::{BY_HALVES, I8, halves, levels},
 };
-use crate::{cpu::simd::Simd, dtype::DType, quant::iq4_nl_levels};
+use crate::{cpu::simd::Simd, quant::iq4_nl_levels};
 
 /// A scale in all lanes.
 #[inline(always)]
@@ -63,7 +63,7 @@ impl Format for IQ4_XS {
     const STEPS: usize = 0;
 
     #[inline(always)]
-    unsafe fn unpack<S: Simd>(s: S, _: DType, p: *const u8) -> ([S::I; 4], S::F, S::F) {
+    unsafe fn unpack<S: Simd>(s: S, p: *const u8) -> ([S::I; 4], S::F, S::F) {
         // SAFETY: d, 2 bytes of the scales' high bits, 4 of their low ones, 128 of nibbles.
         unsafe {
             let mut high = u16::from_le_bytes(p.add(2).cast::<[u8; 2]>().read()) as u64;
@@ -89,7 +89,7 @@ impl Format for TQ2_0 {
     const OFFSET: i32 = 1;
 
     #[inline(always)]
-    unsafe fn unpack<S: Simd>(s: S, _: DType, p: *const u8) -> ([S::I; 4], S::F, S::F) {
+    unsafe fn unpack<S: Simd>(s: S, p: *const u8) -> ([S::I; 4], S::F, S::F) {
         // SAFETY: 64 bytes of pairs, d.
         unsafe {
             let d = half(s, p.add(64));
@@ -103,7 +103,7 @@ impl Format for TQ1_0 {
     const OFFSET: i32 = 1;
 
     #[inline(always)]
-    unsafe fn unpack<S: Simd>(s: S, _: DType, p: *const u8) -> ([S::I; 4], S::F, S::F) {
+    unsafe fn unpack<S: Simd>(s: S, p: *const u8) -> ([S::I; 4], S::F, S::F) {
         // Powers of three of four lanes each, the last one's of a lane each.
         const POWERS: [[i32; 16]; 4] = [
             powers([1, 1, 3, 3], [3; 4]),
@@ -178,7 +178,7 @@ impl Format for Q2_K {
     }
 
     #[inline(always)]
-    unsafe fn unpack<S: Simd>(s: S, _: DType, p: *const u8) -> ([S::I; 4], S::F, S::F) {
+    unsafe fn unpack<S: Simd>(s: S, p: *const u8) -> ([S::I; 4], S::F, S::F) {
         // SAFETY: 16 bytes of groups, 64 of pairs, d, dmin.
         unsafe {
             let codes = s.load_u8(p);
@@ -196,7 +196,7 @@ impl Format for Q3_K {
     const OFFSET: i32 = 4;
 
     #[inline(always)]
-    unsafe fn unpack<S: Simd>(s: S, _: DType, p: *const u8) -> ([S::I; 4], S::F, S::F) {
+    unsafe fn unpack<S: Simd>(s: S, p: *const u8) -> ([S::I; 4], S::F, S::F) {
         let third = s.splat_i(0x0404_0404);
         // SAFETY: 32 bytes of third bits, 64 of pairs, 12 of groups, d.
         unsafe {
@@ -247,7 +247,7 @@ impl Format for Q4_K {
     }
 
     #[inline(always)]
-    unsafe fn unpack<S: Simd>(s: S, _: DType, p: *const u8) -> ([S::I; 4], S::F, S::F) {
+    unsafe fn unpack<S: Simd>(s: S, p: *const u8) -> ([S::I; 4], S::F, S::F) {
         let four = s.splat_i(0x0f0f_0f0f);
         // SAFETY: d, dmin, 12 bytes of groups, 128 of nibbles.
         unsafe {
@@ -325,7 +325,7 @@ impl Format for Q5_K {
     }
 
     #[inline(always)]
-    unsafe fn unpack<S: Simd>(s: S, _: DType, p: *const u8) -> ([S::I; 4], S::F, S::F) {
+    unsafe fn unpack<S: Simd>(s: S, p: *const u8) -> ([S::I; 4], S::F, S::F) {
         let (four, fifth) = (s.splat_i(0x0f0f_0f0f), s.splat_i(0x1010_1010));
         // SAFETY: 16 bytes of scales, 32 of fifth bits, 128 of nibbles.
         unsafe {
@@ -369,7 +369,7 @@ impl Format for Q6_K {
     }
 
     #[inline(always)]
-    unsafe fn unpack<S: Simd>(s: S, _: DType, p: *const u8) -> ([S::I; 4], S::F, S::F) {
+    unsafe fn unpack<S: Simd>(s: S, p: *const u8) -> ([S::I; 4], S::F, S::F) {
         let (four, two) = (s.splat_i(0x0f0f_0f0f), s.splat_i(0x3030_3030));
         // SAFETY: 128 bytes of low bits, 64 of high ones, 16 of scales, d.
         unsafe {
@@ -394,10 +394,10 @@ impl Format for Q8_K {
     const STEPS: usize = 0;
 
     #[inline(always)]
-    unsafe fn unpack<S: Simd>(s: S, dtype: DType, p: *const u8) -> ([S::I; 4], S::F, S::F) {
+    unsafe fn unpack<S: Simd>(s: S, p: *const u8) -> ([S::I; 4], S::F, S::F) {
         // SAFETY: d, 256 bytes and more.
         unsafe {
-            let (u, ..) = I8::unpack(s, dtype, p.add(4));
+            let (u, ..) = I8::unpack(s, p.add(4));
             let scales = s.splat(f32::from_le_bytes(p.cast::<[u8; 4]>().read()));
             (u, scales, scales)
         }

@@ -5,7 +5,7 @@
 //! through the form of `cpu/unpack.rs`.
 //! Elements come in the order in which the format's bits yield them: ORDER.
 
-use crate::{cpu::simd::Simd, dtype::DType};
+use crate::cpu::simd::Simd;
 
 /// `format!(dtype, F => expression)`: the expression for the dtype's [`Format`].
 macro_rules! format {
@@ -53,15 +53,15 @@ pub(super) trait Format {
     /// How many products of a pair of bytes with one of x fit 16 bits together: 254 times the largest byte times STEPS is below 2^15. 0 where
     /// bytes have 8 bits.
     const STEPS: usize = 4;
-    /// Of each vector's lanes, the lane of the scales that belongs to them.
-    const GROUPS: [[i32; 16]; 4] = groups(Self::ORDER, Self::GROUP);
+    /// Of each lane of the four vectors, turned by [`Simd::turn_fours`], the lane of the scales that belongs to it.
+    const TURNED: [i32; 16] = turned(Self::ORDER, Self::GROUP);
 
     /// Four vectors of unsigned bytes; a scale for each group; and, from lane FIRST on, what is multiplied with `-OFFSET` (or -1, where it is 0) times the
     /// sum of x over a group and added to the products of the bytes.
     ///
     /// # Safety
     /// `p` is readable for 256 elements.
-    unsafe fn unpack<S: Simd>(s: S, dtype: DType, p: *const u8) -> ([S::I; 4], S::F, S::F);
+    unsafe fn unpack<S: Simd>(s: S, p: *const u8) -> ([S::I; 4], S::F, S::F);
 
     /// The groups' scales of 16 rows as the format has them, where they are whole numbers.
     ///
@@ -87,13 +87,12 @@ pub(super) struct Integers<S: Simd> {
     pub(super) min: S::F,
 }
 
-/// Lanes of the scales, see [`Format::GROUPS`].
-const fn groups(order: [usize; 16], group: usize) -> [[i32; 16]; 4] {
-    let mut all = [[0; 16]; 4];
-    let mut lane = 0;
-    while lane < 64 {
-        all[lane / 16][lane % 16] = (order[lane / 4] * 16 / group) as i32;
-        lane += 1;
+/// Lanes of the scales, see [`Format::TURNED`]: run `4 v + i` of the vectors is lane `4 i + v` of all four, once they are turned.
+const fn turned(order: [usize; 16], group: usize) -> [i32; 16] {
+    let (mut all, mut run) = ([0; 16], 0);
+    while run < 16 {
+        all[run % 4 * 4 + run / 4] = (order[run] * 16 / group) as i32;
+        run += 1;
     }
     all
 }

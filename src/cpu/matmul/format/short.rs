@@ -3,7 +3,6 @@
 use super::Format;
 use crate::{
     cpu::simd::Simd,
-    dtype::DType,
     quant::{iq4_nl_levels, mx_levels},
 };
 
@@ -71,7 +70,7 @@ impl Format for I8 {
     const STEPS: usize = 0;
 
     #[inline(always)]
-    unsafe fn unpack<S: Simd>(s: S, _: DType, p: *const u8) -> ([S::I; 4], S::F, S::F) {
+    unsafe fn unpack<S: Simd>(s: S, p: *const u8) -> ([S::I; 4], S::F, S::F) {
         let (mut u, mut v) = ([s.splat_i(0); 4], 0);
         while v < 4 {
             // SAFETY: 256 bytes.
@@ -87,7 +86,7 @@ impl Format for Q1_0 {
     const OFFSET: i32 = 1;
 
     #[inline(always)]
-    unsafe fn unpack<S: Simd>(s: S, _: DType, p: *const u8) -> ([S::I; 4], S::F, S::F) {
+    unsafe fn unpack<S: Simd>(s: S, p: *const u8) -> ([S::I; 4], S::F, S::F) {
         // SAFETY: two blocks of a scale and 16 bytes.
         unsafe {
             let (mut u, mut v) = ([s.splat_i(0); 4], 0);
@@ -110,7 +109,7 @@ impl Format for Q8_0 {
     const STEPS: usize = 0;
 
     #[inline(always)]
-    unsafe fn unpack<S: Simd>(s: S, _: DType, p: *const u8) -> ([S::I; 4], S::F, S::F) {
+    unsafe fn unpack<S: Simd>(s: S, p: *const u8) -> ([S::I; 4], S::F, S::F) {
         // SAFETY: eight blocks of a scale and 32 bytes.
         unsafe {
             let scales = eight_scales(s, p, 34);
@@ -125,7 +124,7 @@ impl Format for Q8_1 {
     const STEPS: usize = 0;
 
     #[inline(always)]
-    unsafe fn unpack<S: Simd>(s: S, _: DType, p: *const u8) -> ([S::I; 4], S::F, S::F) {
+    unsafe fn unpack<S: Simd>(s: S, p: *const u8) -> ([S::I; 4], S::F, S::F) {
         // SAFETY: eight blocks of a scale, a sum and 32 bytes.
         unsafe {
             let scales = eight_scales(s, p, 36);
@@ -140,7 +139,7 @@ impl Format for Q4_0 {
     const OFFSET: i32 = 8;
 
     #[inline(always)]
-    unsafe fn unpack<S: Simd>(s: S, _: DType, p: *const u8) -> ([S::I; 4], S::F, S::F) {
+    unsafe fn unpack<S: Simd>(s: S, p: *const u8) -> ([S::I; 4], S::F, S::F) {
         // SAFETY: eight blocks of a scale and 16 bytes.
         unsafe {
             let scales = eight_scales(s, p, 18);
@@ -155,7 +154,7 @@ impl Format for Q4_1 {
     const OFFSET: i32 = 0;
 
     #[inline(always)]
-    unsafe fn unpack<S: Simd>(s: S, _: DType, p: *const u8) -> ([S::I; 4], S::F, S::F) {
+    unsafe fn unpack<S: Simd>(s: S, p: *const u8) -> ([S::I; 4], S::F, S::F) {
         // SAFETY: eight blocks of a scale, an offset and 16 bytes.
         unsafe { (halves(s, p.add(4), 20), eight_scales(s, p, 20), s.neg(eight_scales(s, p.add(2), 20))) }
     }
@@ -167,7 +166,7 @@ impl Format for Q5_0 {
     const OFFSET: i32 = 16;
 
     #[inline(always)]
-    unsafe fn unpack<S: Simd>(s: S, _: DType, p: *const u8) -> ([S::I; 4], S::F, S::F) {
+    unsafe fn unpack<S: Simd>(s: S, p: *const u8) -> ([S::I; 4], S::F, S::F) {
         // SAFETY: eight blocks of a scale, four bytes of fifth bits and 16 of nibbles.
         unsafe {
             let scales = eight_scales(s, p, 22);
@@ -182,7 +181,7 @@ impl Format for Q5_1 {
     const OFFSET: i32 = 0;
 
     #[inline(always)]
-    unsafe fn unpack<S: Simd>(s: S, _: DType, p: *const u8) -> ([S::I; 4], S::F, S::F) {
+    unsafe fn unpack<S: Simd>(s: S, p: *const u8) -> ([S::I; 4], S::F, S::F) {
         // SAFETY: eight blocks of a scale, an offset, four bytes of fifth bits and 16 of nibbles.
         unsafe { (fives(s, p.add(4), 24), eight_scales(s, p, 24), s.neg(eight_scales(s, p.add(2), 24))) }
     }
@@ -196,7 +195,7 @@ impl Format for IQ4_NL {
     const STEPS: usize = 0;
 
     #[inline(always)]
-    unsafe fn unpack<S: Simd>(s: S, _: DType, p: *const u8) -> ([S::I; 4], S::F, S::F) {
+    unsafe fn unpack<S: Simd>(s: S, p: *const u8) -> ([S::I; 4], S::F, S::F) {
         // SAFETY: eight blocks of a scale and 16 bytes.
         unsafe {
             let scales = eight_scales(s, p, 18);
@@ -211,7 +210,7 @@ impl Format for MXFP4 {
     const OFFSET: i32 = 12;
 
     #[inline(always)]
-    unsafe fn unpack<S: Simd>(s: S, _: DType, p: *const u8) -> ([S::I; 4], S::F, S::F) {
+    unsafe fn unpack<S: Simd>(s: S, p: *const u8) -> ([S::I; 4], S::F, S::F) {
         let (mut exponents, mut i) = (0u64, 0);
         // SAFETY: eight blocks of a scale and 16 bytes.
         unsafe {
@@ -236,7 +235,7 @@ impl Format for NVFP4 {
     const OFFSET: i32 = 12;
 
     #[inline(always)]
-    unsafe fn unpack<S: Simd>(s: S, _: DType, p: *const u8) -> ([S::I; 4], S::F, S::F) {
+    unsafe fn unpack<S: Simd>(s: S, p: *const u8) -> ([S::I; 4], S::F, S::F) {
         // The low nibbles of 8 bytes, then the high ones.
         const TWICE: [i32; 16] = [0, 1, 0, 1, 2, 3, 2, 3, 4, 5, 4, 5, 6, 7, 6, 7];
         const HIGH: [i32; 16] = [0, 0, -1, -1, 0, 0, -1, -1, 0, 0, -1, -1, 0, 0, -1, -1];
