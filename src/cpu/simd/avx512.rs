@@ -97,6 +97,7 @@ impl<const BF16: bool> Simd for Avx512<BF16> {
         load_u8(p: *const u8) -> __m512i = _mm512_cvtepu8_epi32(_mm_loadu_si128(p.cast()));
         store_i8(p: *mut i8, v: __m512i) = _mm_storeu_si128(p.cast(), _mm512_cvtepi32_epi8(v));
         gather(p: *const f32, index: __m512i) -> __m512 = _mm512_i32gather_ps::<4>(index, p);
+        gather_fours(p: *const u32, index: __m512i) -> __m512i = _mm512_i32gather_epi32::<4>(index, p.cast());
     }
 
     #[inline(always)]

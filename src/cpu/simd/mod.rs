@@ -193,6 +193,23 @@ pub(crate) trait Simd: Copy + std::fmt::Debug + Send + Sync + 'static {
     /// `p` is readable at each of the indices.
     unsafe fn gather(self, p: *const f32, index: Self::I) -> Self::F;
 
+    /// `p[index]` for each lane.
+    /// # Safety
+    /// `p` is readable at each of the indices.
+    #[inline(always)]
+    unsafe fn gather_fours(self, p: *const u32, index: Self::I) -> Self::I {
+        let (mut lanes, mut all) = ([0u32; WIDEST], [0u32; WIDEST]);
+        // SAFETY: the buffers hold the widest vector; the caller answers for the indices.
+        unsafe {
+            self.store(lanes.as_mut_ptr().cast(), self.of_bits(index));
+            let mut i = 0;
+            while i < Self::LANES {
+                all[i] = (*p.add(lanes[i] as usize)).to_le();
+                i += 1;
+            }
+            self.bits(self.load(all.as_ptr().cast()))
+        }
+    }
     /// `p[index]` for each lane: the first half of the lanes, then the second.
     /// # Safety
     /// `p` is readable at each of the indices.

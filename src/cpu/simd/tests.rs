@@ -381,6 +381,10 @@ fn eights<S: Simd>(s: S, name: &str) {
         let want = table[index[i] as usize];
         assert_eq!((pair[0], pair[1]), (want as u32, (want >> 32) as u32), "{name} {i}");
     }
+    let fours: Vec<u32> = table.iter().map(|&v| v as u32).collect();
+    // SAFETY: as above.
+    let got = lanes(s, unsafe { s.gather_fours(fours.as_ptr(), s.bits(s.load(index.as_ptr().cast()))) });
+    assert!(got.iter().zip(index).all(|(&got, i)| got == fours[i as usize]), "{name}");
     for bits in [0, u64::MAX, 0x9e37_79b9_7f4a_7c15] {
         let bytes = lanes(s, s.bytes_of_bits(bits));
         for (i, byte) in bytes.iter().flat_map(|w| w.to_le_bytes()).enumerate() {

@@ -137,6 +137,11 @@ impl<S: Simd, const N: usize> Simd for Wide<S, N> {
         unsafe { each!(self.0.zero(), i => self.0.gather(p, index[i])) }
     }
     #[inline(always)]
+    unsafe fn gather_fours(self, p: *const u32, index: Self::I) -> Self::I {
+        // SAFETY: the caller's promise.
+        unsafe { each!(self.0.splat_i(0), i => self.0.gather_fours(p, index[i])) }
+    }
+    #[inline(always)]
     unsafe fn gather_eights(self, p: *const u64, index: Self::I) -> [Self::I; 2] {
         let (mut all, mut i) = ([self.splat_i(0); 2], 0);
         while i < N {

@@ -1,5 +1,6 @@
 //! The formats of grids, IQ1 to IQ3 (layouts: src/quant): points of eight or four bytes looked up, signs from bits. A number less than 64 is made
-//! `63 + b` or `63 - b` without a carry between bytes, as the latter is `63 ^ b` (so with 15 in place of 63).
+//! `63 + b` or `63 - b` without a carry between bytes, as the latter is `63 ^ b` (so with 15 in place of 63). An index has as many bits as its grid has
+//! points, so that any bytes name one.
 
 use super::{Format, long::half};
 use crate::{cpu::simd::Simd, quant::grid_bytes};
@@ -15,7 +16,7 @@ fn signed<S: Simd>(s: S, offset: i32, b: S::I, signs: u64) -> S::I {
 /// Eight signs from seven, in each byte: the last makes their number even.
 #[inline(always)]
 fn eighths<S: Simd>(s: S, signs: S::I) -> S::I {
-    const ODD: [i8; 16] = {
+    const PARITY: [i8; 16] = {
         let (mut all, mut i) = ([0; 16], 0u8);
         while i < 16 {
             all[i as usize] = if i.count_ones() % 2 == 1 { -128 } else { 0 };
@@ -24,7 +25,7 @@ fn eighths<S: Simd>(s: S, signs: S::I) -> S::I {
         all
     };
     let folded = s.and(s.xor(signs, s.shr::<4>(signs)), s.splat_i(0x0f0f_0f0f));
-    s.or(signs, s.look_up(&ODD, folded))
+    s.or(signs, s.look_up(&PARITY, folded))
 }
 
 /// The signs of eight groups of 32, from words whose low 28 bits are four times seven: of the first eight lanes.
@@ -212,8 +213,8 @@ impl Format for IQ3_XXS {
             let words = s.load_runs::<32>(p.add(66), 0);
             let (signs, mut v) = (group_signs(s, words), 0);
             while v < 4 {
-                let b = s.gather(grid_bytes::IQ3_XXS.as_ptr().cast(), s.load_u8(p.add(2 + 16 * v)));
-                u[v] = signed(s, 63, s.bits(b), signs[v]);
+                let b = s.gather_fours(grid_bytes::IQ3_XXS.as_ptr(), s.load_u8(p.add(2 + 16 * v)));
+                u[v] = signed(s, 63, b, signs[v]);
                 v += 1;
             }
             let n = s.shr::<28>(words);
@@ -240,8 +241,8 @@ impl Format for IQ3_S {
                 let bits = s.splat_i((ninth >> (16 * v)) as u16 as i32);
                 let high = s.shr::<7>(s.multiply_add_16(bits, constant(s, &TOP), s.splat_i(0)));
                 let points = s.or(s.load_u8(p.add(2 + 16 * v)), s.and(high, s.splat_i(256)));
-                let b = s.gather(grid_bytes::IQ3_S.as_ptr().cast(), points);
-                u[v] = signed(s, 15, s.bits(b), double(p.add(74 + 8 * v)));
+                let b = s.gather_fours(grid_bytes::IQ3_S.as_ptr(), points);
+                u[v] = signed(s, 15, b, double(p.add(74 + 8 * v)));
                 v += 1;
             }
             let n = s.float(lanes(s, nibbles(word(p.add(106)) as u64)));
@@ -258,8 +259,10 @@ fn shifted<S: Simd>(s: S, b: S::I, minus: S::I) -> S::I {
     s.sub_i(s.shift_bytes(b), less)
 }
 
-/// The top of a product with it has three bits of each of four groups of four, a group of the even words and one of the odd ones.
+/// Moves three bits to the top: of a group of four lanes those from bits 0, 3, 6, 9 on, in the lower half of an even group's word, the upper of an odd
+/// one's.
 const THREES: [i32; 16] = to_top(29, 3, 4, 16);
+
 /// Scales of three bits, `d (2 n + 1) / 8`.
 #[inline(always)]
 fn iq1_scales<S: Simd>(s: S, d: S::F, n: S::I) -> S::F {
@@ -287,7 +290,7 @@ impl Format for IQ1_S {
         const EACH: [[i32; 16]; 2] = [each(0, 8), each(2, 8)];
         const ONE: [[i32; 16]; 4] = [[0; 16], [1; 16], [2; 16], [3; 16]];
         let mut u = [s.splat_i(0); 4];
-        // SAFETY: d, 32 bytes of points, eight words of four times their three high bits, three bits of scale and the shift's sign.
+        // SAFETY: d, 32 bytes of points, eight words: four times three high bits of points, three bits of scale, the shift's sign.
         unsafe {
             let words = s.of_bits(s.load_runs::<16>(p.add(34), 0));
             let mut h = 0;
@@ -322,7 +325,8 @@ impl Format for IQ1_M {
         const EACH: [[i32; 16]; 2] = [each(0, 8), each(2, 8)];
         const TWICE: [[i32; 16]; 2] = [each(0, 2), each(8, 2)];
         let mut u = [s.splat_i(0); 4];
-        // SAFETY: 32 bytes of points, 16 of a nibble for each (three high bits, the shift's sign), four words of three times ... scales and d.
+        // SAFETY: 32 bytes of points, 16 of a nibble for each (three high bits, the shift's sign), four words of four
+        // scales of three bits and four bits of d.
         unsafe {
             let words = s.of_bits(s.load_runs::<16>(p.add(32), 0));
             let mut h = 0;
