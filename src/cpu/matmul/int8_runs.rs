@@ -15,7 +15,7 @@
 //! included, normal weights or heavy tails: 4e-5 to 7e-5.
 //!
 //! Zen 3, one thread, 4096 x 4096, the least of several runs by turns with a common scale, ms: 512 rows by q4_k 152 and 100, q4_0 144 and 100, q6_k 147 and
-//! 109 (the int8 peak, of products that need no factors, would take 90 to 112); 32 rows by q4_k 10.8 and 7.0, q6_k 8.5 and 7.5; 8 rows by q4_k 3.4 and 2.8,
+//! 109 (at the int8 peak of 189 GOP/s, of products that need no factors, 91); 32 rows by q4_k 10.8 and 7.0, q6_k 8.5 and 7.5; 8 rows by q4_k 3.4 and 2.8,
 //! of which whole numbers as factors save 0.4. Other tenants had a share of the machine: single runs vary by a quarter.
 
 use std::mem::MaybeUninit;

@@ -1,9 +1,7 @@
 //! How 256 elements of a quantized weight become four vectors of unsigned bytes, with their scales: what the kernels of 8-bit products read.
 //! Written for vectors of 64 bytes ([`Simd::wide`]).
 //!
-//! `x = scale (u - OFFSET) - min`. Most formats have code of their own; those whose points are looked up in a grid and a few rare ones go
-//! through the form of `cpu/unpack.rs`.
-//! Elements come in the order in which the format's bits yield them: ORDER.
+//! `x = scale (u - OFFSET) - min`. Each format has code of its own, by the kind of its blocks: [`short`], [`long`], [`grid`]. Elements come in the order in which the format's bits yield them: ORDER.
 
 use crate::cpu::simd::Simd;
 
@@ -19,6 +17,7 @@ macro_rules! format {
                 type $F = $crate::cpu::matmul::format::$name;
                 $body
             })*
+            // Nothing else is ever planned.
             _ => {
                 type $F = $crate::cpu::matmul::format::I8;
                 $body
