@@ -277,16 +277,12 @@ impl<const VNNI: bool> Simd for Avx2<VNNI> {
     // Pairs of products are added up in 16 bits, as many as fit.
     #[inline(always)]
     fn dot_fours(self, u: [__m256i; 4], i: [__m256i; 4], steps: usize) -> __m256i {
-        let (mut sum, mut v) = (self.splat_i(0), 0);
+        if VNNI || steps < 2 {
+            let low = self.dot_small(self.dot_small(self.splat_i(0), u[0], i[0]), u[1], i[1]);
+            return self.dot_small(self.dot_small(low, u[2], i[2]), u[3], i[3]);
+        }
         // SAFETY: `self` proves that the processor has the instructions.
         unsafe {
-            if VNNI || steps < 2 {
-                while v < 4 {
-                    sum = self.dot_small(sum, u[v], i[v]);
-                    v += 1;
-                }
-                return sum;
-            }
             let one = _mm256_set1_epi16(1);
             let low = _mm256_add_epi16(_mm256_maddubs_epi16(u[0], i[0]), _mm256_maddubs_epi16(u[1], i[1]));
             let high = _mm256_add_epi16(_mm256_maddubs_epi16(u[2], i[2]), _mm256_maddubs_epi16(u[3], i[3]));

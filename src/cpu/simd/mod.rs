@@ -362,12 +362,8 @@ pub(crate) trait Simd: Copy + std::fmt::Debug + Send + Sync + 'static {
     /// The sum of `dot_small` of each of four pairs of vectors; `steps` times the largest products of a pair of bytes fit 16 bits.
     #[inline(always)]
     fn dot_fours(self, u: [Self::I; 4], i: [Self::I; 4], _steps: usize) -> Self::I {
-        let (mut sum, mut v) = (self.splat_i(0), 0);
-        while v < 4 {
-            sum = self.dot_small(sum, u[v], i[v]);
-            v += 1;
-        }
-        sum
+        let low = self.dot_small(self.dot_small(self.splat_i(0), u[0], i[0]), u[1], i[1]);
+        self.dot_small(self.dot_small(low, u[2], i[2]), u[3], i[3])
     }
     /// Of each four lanes of four vectors, 4 by 4, rows become columns.
     #[inline(always)]

@@ -2,7 +2,7 @@
 //! `63 + b` or `63 - b` without a carry between bytes, as the latter is `63 ^ b` (so with 15 in place of 63). An index has as many bits as its grid has
 //! points, so that any bytes name one.
 
-use super::{Format, long::half};
+use super::{Format, constant, double, half, lanes, nibbles, word};
 use crate::{cpu::simd::Simd, quant::grid_bytes};
 
 /// `offset + b`, or less b where a bit of `signs` is set; `offset` is one less than a power of two, and no b above it.
@@ -44,38 +44,6 @@ fn group_signs<S: Simd>(s: S, words: S::I) -> [u64; 8] {
     signs.map(u64::from_le)
 }
 
-/// The nibbles of a word of 64 bits, low ones first, a byte each.
-#[inline(always)]
-fn nibbles(bits: u64) -> u128 {
-    let spread = |bits: u64| {
-        let mut bits = bits & 0xffff_ffff;
-        bits = (bits | bits << 16) & 0x0000_ffff_0000_ffff;
-        bits = (bits | bits << 8) & 0x00ff_00ff_00ff_00ff;
-        (bits | bits << 4) & 0x0f0f_0f0f_0f0f_0f0f
-    };
-    spread(bits) as u128 | (spread(bits >> 32) as u128) << 64
-}
-
-/// A byte for each lane.
-#[inline(always)]
-fn lanes<S: Simd>(s: S, bytes: u128) -> S::I {
-    let bytes = bytes.to_le();
-    // SAFETY: 16 bytes.
-    unsafe { s.load_u8((&raw const bytes).cast()) }
-}
-
-#[inline(always)]
-unsafe fn word(p: *const u8) -> u32 {
-    // SAFETY: the caller has four bytes.
-    u32::from_le_bytes(unsafe { p.cast::<[u8; 4]>().read() })
-}
-
-#[inline(always)]
-unsafe fn double(p: *const u8) -> u64 {
-    // SAFETY: the caller has eight bytes.
-    u64::from_le_bytes(unsafe { p.cast::<[u8; 8]>().read() })
-}
-
 /// `1 << (top - i * step - (i / 4 % 2) * jump)` for lane i: a product with it moves bits that each lane has elsewhere to the top.
 const fn to_top(top: usize, step: usize, period: usize, jump: usize) -> [i32; 16] {
     let (mut all, mut i) = ([0; 16], 0);
@@ -94,12 +62,6 @@ const fn each(first: usize, each: usize) -> [i32; 16] {
         i += 1;
     }
     all
-}
-
-#[inline(always)]
-fn constant<S: Simd>(s: S, lanes: &[i32; 16]) -> S::I {
-    // SAFETY: 16 lanes.
-    s.bits(unsafe { s.load(lanes.as_ptr().cast()) })
 }
 
 /// Scales of 4 bits, as IQ2 has them: `d (n + 1/2) / 4`.

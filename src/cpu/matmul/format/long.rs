@@ -1,17 +1,11 @@
 //! The formats with blocks of 256 elements.
 
 use super::{
-    Format, Integers,
+    Format, Integers, chosen, constant, double, half, lanes, nibbles,
     short::{BY_HALVES, I8, halves, levels},
+    word,
 };
 use crate::{cpu::simd::Simd, quant::iq4_nl_levels};
-
-/// A scale in all lanes.
-#[inline(always)]
-pub(super) unsafe fn half<S: Simd>(s: S, p: *const u8) -> S::F {
-    // SAFETY: the caller has two bytes.
-    s.splat(s.f16_to_f32(u16::from_le_bytes(unsafe { p.cast::<[u8; 2]>().read() })))
-}
 
 /// N words of each of 16 rows, from byte `at` on.
 #[inline(always)]
@@ -67,16 +61,12 @@ impl Format for IQ4_XS {
         // SAFETY: d, 2 bytes of the scales' high bits, 4 of their low ones, 128 of nibbles.
         unsafe {
             let mut high = u16::from_le_bytes(p.add(2).cast::<[u8; 2]>().read()) as u64;
-            let mut low = u32::from_le_bytes(p.add(4).cast::<[u8; 4]>().read()) as u64;
             // A byte for each.
             high = (high | high << 24) & 0x0000_00ff_0000_00ff;
             high = (high | high << 12) & 0x000f_000f_000f_000f;
             high = (high | high << 6) & 0x0303_0303_0303_0303;
-            low = (low | low << 16) & 0x0000_ffff_0000_ffff;
-            low = (low | low << 8) & 0x00ff_00ff_00ff_00ff;
-            low = (low | low << 4) & 0x0f0f_0f0f_0f0f_0f0f;
-            let codes = ((low | high << 4) as u128).to_le();
-            let codes = s.sub_i(s.load_u8((&raw const codes).cast()), s.splat_i(32));
+            let codes = lanes(s, nibbles(word(p.add(4)) as u64) | (high << 4) as u128);
+            let codes = s.sub_i(codes, s.splat_i(32));
             let scales = s.mul(s.float(codes), half(s, p));
             (levels(s, &iq4_nl_levels(), 128, halves(s, p.add(8), 16)), scales, scales)
         }
@@ -116,13 +106,12 @@ impl Format for TQ1_0 {
         // SAFETY: 48 bytes of five numbers, 4 of four, d.
         unsafe {
             let (first, next) = (s.load_runs::<32>(p, 0), s.load_runs::<16>(p.add(32), 0));
-            let last = s.splat_i(u32::from_le_bytes(p.add(48).cast::<[u8; 4]>().read()) as i32);
-            let chosen = s.bits(s.load(LAST.as_ptr().cast()));
-            let last = s.xor(next, s.and(s.xor(next, last), chosen));
+            let last = s.splat_i(word(p.add(48)) as i32);
+            let last = chosen(s, next, last, &LAST);
             let bytes = [first, first, halves_of(s, first, next), last];
             let mut v = 0;
             while v < 4 {
-                u[v] = thirds(s, bytes[v], s.bits(s.load(POWERS[v].as_ptr().cast())));
+                u[v] = thirds(s, bytes[v], constant(s, &POWERS[v]));
                 v += 1;
             }
             let d = half(s, p.add(52));
@@ -210,14 +199,12 @@ impl Format for Q3_K {
                 s.or(u2, s.and(bits, third)),
                 s.or(u3, s.and(s.shr::<1>(bits), third)),
             ];
-            let low = u64::from_le_bytes(p.add(96).cast::<[u8; 8]>().read());
-            let high = u32::from_le_bytes(p.add(104).cast::<[u8; 4]>().read()) as u64;
+            let (low, high) = (double(p.add(96)), word(p.add(104)) as u64);
             let nibbles = |q: u64| q & 0x0f0f_0f0f_0f0f_0f0f;
             let pairs = |q: u64| (q & 0x0303_0303) << 4;
             let first = nibbles(low) | pairs(high) | pairs(high >> 2) << 32;
             let last = nibbles(low >> 4) | pairs(high >> 4) | pairs(high >> 6) << 32;
-            let codes = (first as u128 | (last as u128) << 64).to_le();
-            let codes = s.sub_i(s.load_u8((&raw const codes).cast()), s.splat_i(32));
+            let codes = s.sub_i(lanes(s, first as u128 | (last as u128) << 64), s.splat_i(32));
             let scales = s.mul(s.float(codes), half(s, p.add(108)));
             (u, scales, scales)
         }
@@ -286,24 +273,19 @@ unsafe fn k_integers<S: Simd>(s: S, rows: &[*const u8; 16]) -> Integers<S> {
 unsafe fn k_scales<S: Simd>(s: S, p: *const u8) -> S::F {
     // SAFETY: the caller has a block: d, dmin, 12 bytes of groups, and more.
     unsafe {
-        let word = |at: usize| u32::from_le_bytes(p.add(at).cast::<[u8; 4]>().read());
-        let (g0, g1, g2) = (word(4), word(8), word(12));
+        let (g0, g1, g2) = (word(p.add(4)), word(p.add(8)), word(p.add(12)));
         let low = |g: u32| (g & 0x3f3f_3f3f) as u128;
         let high = |low: u32, g: u32| (low & 0x0f0f_0f0f | g >> 2 & 0x3030_3030) as u128;
-        // One number, so that it goes to a vector without a detour through memory.
-        let groups = (low(g0) | high(g2, g0) << 32 | low(g1) << 64 | high(g2 >> 4, g1) << 96).to_le();
+        let groups = low(g0) | high(g2, g0) << 32 | low(g1) << 64 | high(g2 >> 4, g1) << 96;
         let factors = s.permute(s.load_f16(p.cast()), &FACTORS);
-        s.mul(s.float(s.load_u8((&raw const groups).cast())), factors)
+        s.mul(s.float(lanes(s, groups)), factors)
     }
 }
 
 /// The lower half of one, the upper half of the other.
 #[inline(always)]
 fn halves_of<S: Simd>(s: S, low: S::I, high: S::I) -> S::I {
-    const UPPER_HALF: [i32; 16] = [0, 0, 0, 0, 0, 0, 0, 0, -1, -1, -1, -1, -1, -1, -1, -1];
-    // SAFETY: 16 lanes.
-    let upper = s.bits(unsafe { s.load(UPPER_HALF.as_ptr().cast()) });
-    s.or(s.and(high, upper), s.and(low, s.xor(upper, s.splat_i(-1))))
+    chosen(s, low, high, &[0, 0, 0, 0, 0, 0, 0, 0, -1, -1, -1, -1, -1, -1, -1, -1])
 }
 
 #[allow(non_camel_case_types, reason = "the format's own name")]

@@ -96,6 +96,58 @@ const fn turned(order: [usize; 16], group: usize) -> [i32; 16] {
     all
 }
 
+/// A scale in all lanes.
+#[inline(always)]
+unsafe fn half<S: Simd>(s: S, p: *const u8) -> S::F {
+    // SAFETY: the caller has two bytes.
+    s.splat(s.f16_to_f32(u16::from_le_bytes(unsafe { p.cast::<[u8; 2]>().read() })))
+}
+
+/// The nibbles of a word of 64 bits, low ones first, a byte each.
+#[inline(always)]
+fn nibbles(bits: u64) -> u128 {
+    let spread = |bits: u64| {
+        let mut bits = bits & 0xffff_ffff;
+        bits = (bits | bits << 16) & 0x0000_ffff_0000_ffff;
+        bits = (bits | bits << 8) & 0x00ff_00ff_00ff_00ff;
+        (bits | bits << 4) & 0x0f0f_0f0f_0f0f_0f0f
+    };
+    spread(bits) as u128 | (spread(bits >> 32) as u128) << 64
+}
+
+/// A byte for each lane; one number, so that it goes to a vector without a detour through memory.
+#[inline(always)]
+fn lanes<S: Simd>(s: S, bytes: u128) -> S::I {
+    let bytes = bytes.to_le();
+    // SAFETY: 16 bytes.
+    unsafe { s.load_u8((&raw const bytes).cast()) }
+}
+
+#[inline(always)]
+unsafe fn word(p: *const u8) -> u32 {
+    // SAFETY: the caller has four bytes.
+    u32::from_le_bytes(unsafe { p.cast::<[u8; 4]>().read() })
+}
+
+#[inline(always)]
+unsafe fn double(p: *const u8) -> u64 {
+    // SAFETY: the caller has eight bytes.
+    u64::from_le_bytes(unsafe { p.cast::<[u8; 8]>().read() })
+}
+
+/// A vector of these lanes.
+#[inline(always)]
+fn constant<S: Simd>(s: S, lanes: &[i32; 16]) -> S::I {
+    // SAFETY: 16 lanes.
+    s.bits(unsafe { s.load(lanes.as_ptr().cast()) })
+}
+
+/// Where the lanes are all ones `b`, where they are 0 `a`.
+#[inline(always)]
+fn chosen<S: Simd>(s: S, a: S::I, b: S::I, which: &[i32; 16]) -> S::I {
+    s.xor(a, s.and(s.xor(a, b), constant(s, which)))
+}
+
 /// What the tests of the kernels for quantized weights are given.
 #[cfg(test)]
 pub(super) mod drawn {

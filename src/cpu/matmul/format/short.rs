@@ -1,6 +1,6 @@
 //! The formats with blocks of up to 128 elements, and plain bytes.
 
-use super::Format;
+use super::{Format, chosen, double, lanes, word};
 use crate::{
     cpu::simd::Simd,
     quant::{iq4_nl_levels, mx_levels},
@@ -48,10 +48,10 @@ pub(super) const BY_HALVES: [usize; 16] = [0, 2, 4, 6, 1, 3, 5, 7, 8, 10, 12, 14
 unsafe fn fives<S: Simd>(s: S, p: *const u8, step: usize) -> [S::I; 4] {
     // SAFETY: the caller has eight blocks.
     unsafe {
-        let word = |i: usize| u32::from_le_bytes(p.add(i * step).cast::<[u8; 4]>().read()) as u64;
+        let bits = |i: usize| word(p.add(i * step)) as u64;
         let (mut u, mut h) = (halves(s, p.add(4), step), 0);
         while h < 2 {
-            let [a, b, c, d] = [word(4 * h), word(4 * h + 1), word(4 * h + 2), word(4 * h + 3)];
+            let [a, b, c, d] = [bits(4 * h), bits(4 * h + 1), bits(4 * h + 2), bits(4 * h + 3)];
             let low = a & 0xffff | (b & 0xffff) << 16 | (c & 0xffff) << 32 | d << 48;
             let high = a >> 16 | (b >> 16) << 16 | (c >> 16) << 32 | (d >> 16) << 48;
             let fifth = s.splat_i(0x1010_1010);
@@ -91,7 +91,7 @@ impl Format for Q1_0 {
         unsafe {
             let (mut u, mut v) = ([s.splat_i(0); 4], 0);
             while v < 4 {
-                let bits = u64::from_le_bytes(p.add(v / 2 * 18 + 2 + v % 2 * 8).cast::<[u8; 8]>().read());
+                let bits = double(p.add(v / 2 * 18 + 2 + v % 2 * 8));
                 u[v] = s.and(s.bytes_of_bits(bits), s.splat_i(0x0202_0202));
                 v += 1;
             }
@@ -219,8 +219,7 @@ impl Format for MXFP4 {
                 i += 1;
             }
             // 2^(e - 128) as a product of two, neither of which is out of the range of f32. Lanes without a group get 1: subnormal products are slow.
-            let bytes = (exponents as u128 | 0x8080_8080_8080_8080 << 64).to_le();
-            let e = s.load_u8((&raw const bytes).cast());
+            let e = lanes(s, exponents as u128 | 0x8080_8080_8080_8080 << 64);
             let (half, bias) = (s.shr::<1>(e), s.splat_i(63));
             let (a, b) = (s.add_i(half, bias), s.add_i(s.sub_i(e, half), bias));
             let scales = s.mul(s.of_bits(s.shl::<23>(a)), s.of_bits(s.shl::<23>(b)));
@@ -242,12 +241,10 @@ impl Format for NVFP4 {
         let (mut q, mut bits, mut v) = ([s.splat_i(0); 4], [0u16; 16], 0);
         // SAFETY: four blocks of four scales and 32 bytes.
         unsafe {
-            let high = s.bits(s.load(HIGH.as_ptr().cast()));
             while v < 4 {
                 let block = p.add(36 * v);
                 let bytes = s.bits(s.permute(s.of_bits(s.load_runs::<32>(block.add(4), 0)), &TWICE));
-                let chosen = s.xor(bytes, s.and(s.xor(bytes, s.shr::<4>(bytes)), high));
-                q[v] = s.and(chosen, s.splat_i(0x0f0f_0f0f));
+                q[v] = s.and(chosen(s, bytes, s.shr::<4>(bytes), &HIGH), s.splat_i(0x0f0f_0f0f));
                 let mut g = 0;
                 while g < 4 {
                     // As a half it is 2^8 times smaller, also where it is subnormal. NaN counts as 0.
